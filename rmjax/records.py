@@ -1,0 +1,85 @@
+"""What is on disk between stages: one frozen dataclass per kind of JSON line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Slot = Literal["A", "B"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+Messages = tuple[Message, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preference:
+    """A prompt and two answers, one preferred; strength is data: margin, weight, probability, tie, votes."""
+
+    prompt: Messages
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    weight: float | None = None
+    prob_chosen: float | None = None
+    tie: bool = False
+    votes: Mapping[str, int] | None = None  # {"chosen": 3, "rejected": 1}
+    id: str = ""  # empty: the hash of prompt, chosen and rejected
+    subset: str = ""
+    source: str = ""
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """A prompt and the completion to imitate (SFT)."""
+
+    prompt: Messages
+    completion: str
+    id: str = ""
+    source: str = ""
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One sampled completion. `tokens` are exactly those decoded, a final stop token included."""
+
+    id: str  # of the request
+    index: int  # 0..samples-1
+    tokens: tuple[int, ...]
+    logps: tuple[float, ...]  # untempered log-probability of each token
+    text: str  # decoded tokens, without special tokens and without the stop string
+    finish: Literal["stop", "length"]
+    watched: tuple[tuple[float, ...], ...] = ()  # per token: log-probabilities of Sampling.watch ids
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgment:
+    """One sampled judgment of one item in one slot order."""
+
+    item: str  # Preference.id
+    slot: Slot  # which slot held the chosen answer
+    index: int
+    prompt: tuple[int, ...]  # ids of the rendered judge prompt
+    tokens: tuple[int, ...]
+    logps: tuple[float, ...]
+    reasoning: int  # how many of the tokens, from the first, are reasoning (before the verdict)
+    text: str
+    verdict: Literal["A", "B", "tie"] | None  # None: unparsed
+    prob_a: float | None  # p(A) / (p(A) + p(B)) at the verdict token, from logits
+    finish: Literal["stop", "length"]
+    hint: Slot | None = None  # the verdict that the prompt's hint named, if any
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether the verdict names the chosen answer's slot; None where unparsed."""
+        return None if self.verdict is None else self.verdict == self.slot

@@ -1,0 +1,46 @@
+"""The mesh, the one table from logical to mesh axes, and the helpers that use them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+MESH_AXES = ("data", "fsdp", "tensor")
+RULES: Mapping[str, Any] = {
+    "batch": ("data", "fsdp"),
+    "length": None,
+    "layers": None,
+    "embed": "fsdp",
+    "act_embed": None,
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "vocab": "tensor",
+}
+
+
+def make_mesh(shape: tuple[int, int, int]) -> Mesh:
+    """A (data, fsdp, tensor) mesh. Auto is spelled out: since jax 0.9 the default is Explicit."""
+    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def spec(axes: Sequence[str | None]) -> P:
+    """Logical axis names -> PartitionSpec."""
+    return P(*(None if a is None else RULES[a] for a in axes))
+
+
+def shard(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Constrains an activation; the identity where no mesh is set (unit tests)."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def tree_shardings(axes: Any, mesh: Mesh) -> Any:
+    """A tree of logical axis tuples -> a tree of NamedShardings."""
+    return jax.tree.map(lambda a: NamedSharding(mesh, spec(a)), axes, is_leaf=lambda a: isinstance(a, tuple))
