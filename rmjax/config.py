@@ -1,0 +1,71 @@
+"""Finds a config, applies typed overrides (tyro), saves the resolved config.
+
+A config is a Python file with `get_config()` that returns a job: a frozen dataclass with `run()`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from rmjax.errors import UserError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def names() -> Mapping[str, str]:
+    """Config name -> the first line of its file's docstring."""
+    found = {}
+    for path in sorted(CONFIGS.glob("*.py")):
+        if path.stem.startswith("_"):
+            continue
+        first = path.read_text(encoding="utf-8").lstrip().split("\n", 1)[0]
+        found[path.stem] = first.strip('" ').rstrip(".")
+    return found
+
+
+def load(name: str) -> Any:
+    """The job of a config by name (`quickstart`) or file (`my/study.py`).
+
+    Raises:
+      UserError: there is no such config, or the file has no get_config().
+    """
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{name}: no such config file")
+        spec = importlib.util.spec_from_file_location(f"rmjax_config_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    elif name in names():
+        module = importlib.import_module(f"configs.{name}")
+    else:
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4) or sorted(names())
+        raise UserError(f"no config named {name!r}; did you mean {', '.join(near)}? (--help lists all)")
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{name}: has no get_config() that returns a job")
+    return module.get_config()
+
+
+def override(job: Any, args: Sequence[str], *, name: str) -> Any:
+    """Applies `--field value` overrides; a wrong name or type prints the nearest right names and exits with code 2."""
+    return tyro.cli(type(job), default=job, args=list(args), prog=f"python -m rmjax.launch {name}", description=type(job).__doc__)
+
+
+def to_json(value: Any) -> Any:
+    """A config as JSON; every dataclass carries its class path."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
