@@ -1,0 +1,98 @@
+"""What a decoder is made of: one frozen, hashable dataclass covers every supported family."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from rmjax.errors import UserError
+
+Activation = Literal["silu", "gelu_tanh"]
+RopeScaling = Literal["none", "linear", "llama3"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rope:
+    """Rotary position embedding: base, and how its frequencies are stretched for longer contexts."""
+
+    theta: float = 10_000.0
+    scaling: RopeScaling = "none"
+    factor: float = 1.0
+    # llama3 only: which wavelengths, as shares of the original context, are kept and which are stretched.
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.scaling not in ("none", "linear", "llama3"):
+            raise UserError(f"rope scaling {self.scaling!r} is not supported; use none, linear or llama3")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """A decoder-only transformer. The defaults are Llama's; `models/families.py` sets the rest per family."""
+
+    vocab: int
+    layers: int
+    embed: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    family: str = "llama"  # Hugging Face's model_type: how config and weights are named on disk
+    max_positions: int = 2048  # the context it was trained for; written to config.json, never enforced here
+    tied: bool = True  # the output head is the embedding table
+    norm_eps: float = 1e-6
+    norm_offset: bool = False  # norms scale by 1 + w (Gemma)
+    post_norms: bool = False  # a norm after attention and one after the MLP as well (Gemma 2, 3)
+    qk_norm: bool = False  # a norm over each query and key head (Qwen 3, Gemma 3)
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    activation: Activation = "silu"
+    embed_scale: float = 1.0  # multiplies the embeddings (Gemma: the root of the width)
+    query_scale: float = 0.0  # multiplies the attention logits; 0: head_dim ** -0.5
+    attn_softcap: float = 0.0  # cap * tanh(logits / cap); 0: none
+    logit_softcap: float = 0.0
+    rope: Rope = Rope()
+    local_rope: Rope | None = None  # of the sliding layers, where it differs (Gemma 3)
+    window: int = 0  # a sliding layer's token sees itself and the window - 1 before it
+    sliding: tuple[bool, ...] = ()  # which layers slide; empty: none
+    dtype: str = "float32"  # of activations; parameters are float32 masters
+    remat: bool = False  # recompute each layer in the backward pass instead of keeping its activations
+
+    def __post_init__(self) -> None:
+        for name in ("vocab", "layers", "embed", "heads", "kv_heads", "head_dim", "mlp"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model field {name}={getattr(self, name)} is not positive")
+        if self.heads % self.kv_heads:
+            raise UserError(f"model field heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
+        if self.head_dim % 2:
+            raise UserError(f"model field head_dim={self.head_dim} is odd: rotary embeddings need an even one")
+        if self.sliding and len(self.sliding) != self.layers:
+            raise UserError(f"model field sliding has {len(self.sliding)} entries for layers={self.layers}")
+        if any(self.sliding) and self.window < 1:
+            raise UserError(f"model field window={self.window} must be positive where a layer slides")
+        if self.local_rope is not None and not any(self.sliding):
+            raise UserError("model field local_rope is set but no layer slides; drop it or set sliding")
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise UserError(f"model field dtype={self.dtype!r}: use float32, bfloat16 or float16")
+        if self.activation not in ("silu", "gelu_tanh"):
+            raise UserError(f"model field activation={self.activation!r}: use silu or gelu_tanh")
+
+    @property
+    def attn_scale(self) -> float:
+        """What attention logits are multiplied by."""
+        return self.query_scale or self.head_dim**-0.5
+
+    @property
+    def windows(self) -> tuple[int, ...] | int | None:
+        """The sliding window: None where no layer slides, one number where all do, else one per layer.
+
+        A layer that does not slide has a window longer than any row.
+        """
+        if not any(self.sliding):
+            return None
+        if all(self.sliding):
+            return self.window
+        return tuple(self.window if s else 2**30 for s in self.sliding)

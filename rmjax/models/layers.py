@@ -1,0 +1,65 @@
+"""The small parts of a block: parameters, norms, rotary embeddings, activations.
+
+Dimensions: b batch, t tokens, n query heads, h head size, r ropes, f frequencies (h / 2).
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from rmjax.models.config import Activation, Rope
+
+
+def param(key: jax.Array, shape: tuple[int, ...], axes: tuple[str, ...], init: nnx.Initializer) -> nnx.Param:
+    """A float32 parameter with the logical names of its axes (`sharding.RULES`) as metadata."""
+    return nnx.Param(init(key, shape, jnp.float32), axes=axes)
+
+
+def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float, offset: bool) -> Float[Array, "*b d"]:
+    """x / rms(x) * w (arXiv:1910.07467), or * (1 + w) with `offset`; computed in float32."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    return (y * (1.0 + scale if offset else scale)).astype(x.dtype)
+
+
+def frequencies(rope: Rope, head_dim: int) -> np.ndarray:
+    """Angular frequency of each pair of dimensions, [h / 2] float64 (arXiv:2104.09864; llama3: arXiv:2407.21783)."""
+    freq = rope.theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    if rope.scaling == "linear":
+        return freq / rope.factor
+    if rope.scaling == "llama3":
+        # Long wavelengths are stretched, short ones kept, those between mixed in proportion to the turns they make.
+        turns = rope.original_positions * freq / (2 * math.pi)
+        keep = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+        keep = np.clip(keep, 0.0, 1.0)
+        return keep * freq + (1 - keep) * freq / rope.factor
+    return freq
+
+
+def rotations(ropes: tuple[Rope, ...], head_dim: int, positions: Int[Array, "b t"]) -> Float[Array, "r 2 b t f"]:
+    """Cosines and sines of every rope at the given positions. float32: bfloat16 angles would round positions."""
+    freq = jnp.asarray(np.stack([frequencies(r, head_dim) for r in ropes]), jnp.float32)
+    angles = positions.astype(jnp.float32)[None, :, :, None] * freq[:, None, None, :]
+    return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+
+
+def rotate(x: Float[Array, "b t n h"], rotation: Float[Array, "2 b t f"]) -> Float[Array, "b t n h"]:
+    """Turns each (i, i + h/2) pair of dimensions by its angle; computed in float32."""
+    cos, sin = rotation[0][:, :, None, :], rotation[1][:, :, None, :]
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def activate(x: Float[Array, "*b"], kind: Activation) -> Float[Array, "*b"]:
+    return jax.nn.silu(x) if kind == "silu" else jax.nn.gelu(x, approximate=True)
+
+
+def softcap(x: Float[Array, "*b"], cap: float) -> Float[Array, "*b"]:
+    """cap * tanh(x / cap) (arXiv:2408.00118, section 2); the identity where cap is 0."""
+    return cap * jnp.tanh(x / cap) if cap else x
