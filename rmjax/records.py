@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,6 +22,15 @@ class Message:
 Messages = tuple[Message, ...]
 
 
+def content_id(prompt: Messages, *answers: str) -> str:
+    """The id of a record that brought none: 16 hex digits of the SHA-256 of its prompt and answers, in order.
+
+    Roles, contents and answers are hashed as one canonical JSON text, so no two records share it by concatenation.
+    """
+    text = json.dumps([[[m.role, m.content] for m in prompt], *answers], ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preference:
     """A prompt and two answers, one preferred; strength is data: margin, weight, probability, tie, votes."""
@@ -32,10 +43,14 @@ class Preference:
     prob_chosen: float | None = None
     tie: bool = False
     votes: Mapping[str, int] | None = None  # {"chosen": 3, "rejected": 1}
-    id: str = ""  # empty: the hash of prompt, chosen and rejected
+    id: str = ""  # empty: becomes the hash of prompt, chosen and rejected
     subset: str = ""
     source: str = ""
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", content_id(self.prompt, self.chosen, self.rejected))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,9 +59,13 @@ class Demonstration:
 
     prompt: Messages
     completion: str
-    id: str = ""
+    id: str = ""  # empty: becomes the hash of prompt and completion
     source: str = ""
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", content_id(self.prompt, self.completion))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,147 @@
+"""The input pipeline: groups -> shuffled, packed batches of one shape, resumable and the same for a given seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from rmjax.data.limits import limit
+from rmjax.data.loads import load
+from rmjax.data.packing import WINDOW, FirstFit, assemble, empty, stack
+from rmjax.data.rows import Group, Rows, RowShape
+from rmjax.errors import UserError
+
+
+def draw(group: Group, rng: np.random.Generator, pairs: int) -> Group:
+    """`pairs` of the group's pairs, drawn without replacement, and only the candidates that they name."""
+    if not group.pairs:
+        return group
+    chosen = sorted(rng.choice(len(group.pairs), size=min(pairs, len(group.pairs)), replace=False).tolist())
+    named = sorted({i for k in chosen for i in group.pairs[k]})
+    number = {old: new for new, old in enumerate(named)}
+    pick = lambda values: [values[k] for k in chosen] if len(values) else ()
+    return dataclasses.replace(
+        group,
+        completions=[group.completions[i] for i in named],
+        ref_logps=[group.ref_logps[i] for i in named] if group.ref_logps else (),
+        pairs=[(number[group.pairs[k][0]], number[group.pairs[k][1]]) for k in chosen],
+        weight=pick(group.weight),
+        margin=pick(group.margin),
+        smooth=pick(group.smooth),
+    )
+
+
+def batches(
+    groups: Sequence[Group],
+    shape: RowShape,
+    *,
+    batch: int,
+    seed: int,
+    steps: int = 0,
+    epochs: int = 0,
+    pairs_per_group: int | None = None,
+    window: int = WINDOW,
+    process: int | None = None,
+    processes: int | None = None,
+) -> Batches:
+    """An iterator of Rows [batch / processes, ...] over this process's slice of the shuffled groups.
+
+    Give `steps` (endless epochs, cut after that many batches) or `epochs` (the last batch is padded with empty rows,
+    and every process gets the same number of batches). `pairs_per_group=n` draws n of a group's pairs anew at every
+    visit. Every group must fit the shape (see `limits.limit`). Raises UserError.
+    """
+    if bool(steps) == bool(epochs) or steps < 0 or epochs < 0:
+        raise UserError(f"steps={steps}, epochs={epochs}: give one of the two, above 0")
+    process = jax.process_index() if process is None else process
+    processes = jax.process_count() if processes is None else processes
+    if batch < 1 or batch % processes:
+        raise UserError(f"batch={batch} does not split over {processes} processes")
+    if pairs_per_group is not None and pairs_per_group < 1:
+        raise UserError(f"pairs_per_group={pairs_per_group}: give a number above 0, or leave it out for all pairs")
+    if not groups:
+        raise UserError("no group to train on: every record was dropped or none was given")
+    limit(groups, shape, pairs_per_group=pairs_per_group)
+
+    def visits(which: int) -> grain.MapDataset:
+        dataset = grain.MapDataset.source(list(groups)).seed(seed).shuffle()
+        if pairs_per_group is not None:
+            dataset = dataset.random_map(lambda group, rng: draw(group, rng, pairs_per_group))
+        return dataset.repeat(epochs or None)[which::processes]
+
+    rows = batch // processes
+    total = steps or max(-(-_count_rows(visits(p), shape, window) // rows) for p in range(processes))
+    return Batches(
+        visits(process), shape, rows=rows, total=total, window=window, origin=_origin(groups, seed, processes)
+    )
+
+
+def _count_rows(visits: grain.MapDataset, shape: RowShape, window: int) -> int:
+    packer = FirstFit(shape, window=window)
+    closed = sum(packer.add(i, load(visits[i])) is not None for i in range(len(visits)))
+    return closed + len(packer.open_rows())
+
+
+def _origin(groups: Sequence[Group], seed: int, processes: int) -> str:
+    digest = hashlib.sha256(f"{seed} {processes} {len(groups)}".encode())
+    for group in groups:
+        digest.update(f"{group.id} {len(group.prompt)} {len(group.completions)} {len(group.pairs)}".encode())
+    return digest.hexdigest()[:16]
+
+
+class Batches(grain.DatasetIterator[Rows]):
+    """Packed batches. The state is the number of visits made and the visits that wait in open rows."""
+
+    def __init__(self, visits: grain.MapDataset, shape: RowShape, *, rows: int, total: int, window: int, origin: str):
+        super().__init__()
+        self.shape = shape
+        self.rows = rows
+        self.total = total
+        self._visits = visits
+        self._window = window
+        self._origin = origin
+        self.set_state({"origin": origin, "batch": 0, "next": 0, "open": []})
+
+    def __iter__(self) -> Iterator[Rows]:
+        return self
+
+    def __next__(self) -> Rows:
+        if self._batch >= self.total:
+            raise StopIteration
+        self._batch += 1
+        rows = [self._row() for _ in range(self.rows)]
+        return stack(rows)
+
+    def _row(self) -> Rows:
+        while self._next < len(self._visits):
+            key, self._next = self._next, self._next + 1
+            self._waiting[key] = self._visits[key]
+            closed = self._packer.add(key, load(self._waiting[key]))
+            if closed is not None:
+                return self._take(closed)
+        closed = self._packer.close()
+        return empty(self.shape) if closed is None else self._take(closed)
+
+    def _take(self, keys: list[int]) -> Rows:
+        return assemble([self._waiting.pop(key) for key in keys], self.shape)
+
+    def get_state(self) -> dict[str, Any]:
+        """A JSON-ready state; the same whatever made it, so that a checkpoint of it can be compared."""
+        return {"origin": self._origin, "batch": self._batch, "next": self._next, "open": self._packer.open_rows()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues from a state, bit for bit. Raises UserError where the data, seed or process count differ."""
+        if state["origin"] != self._origin:
+            raise UserError(
+                "the saved data position belongs to other data, another seed or another number of processes; "
+                "resume with what the run began with, or choose a new workdir"
+            )
+        self._batch, self._next = state["batch"], state["next"]
+        self._waiting = {key: self._visits[key] for row in state["open"] for key in row}
+        self._packer = FirstFit(self.shape, window=self._window)
+        self._packer.reopen([[(key, load(self._waiting[key])) for key in row] for row in state["open"]])
