@@ -97,6 +97,7 @@ class Judgment:
     prob_a: float | None  # p(A) / (p(A) + p(B)) at the verdict token, from logits
     finish: Literal["stop", "length"]
     hint: Slot | None = None  # the verdict that the prompt's hint named, if any
+    forced: bool = False  # the verdict was chosen among the labels after the reasoning, which held none
 
     @property
     def correct(self) -> bool | None:
