@@ -42,6 +42,7 @@ class DecoderConfig:
     family: str = "llama"  # Hugging Face's model_type: how config and weights are named on disk
     max_positions: int = 2048  # the context it was trained for; written to config.json, never enforced here
     tied: bool = True  # the output head is the embedding table
+    lm_head: bool = True  # false: a classifier's decoder that was saved without its own, untied output head
     norm_eps: float = 1e-6
     norm_offset: bool = False  # norms scale by 1 + w (Gemma)
     post_norms: bool = False  # a norm after attention and one after the MLP as well (Gemma 2, 3)
@@ -75,6 +76,8 @@ class DecoderConfig:
             raise UserError(f"model field window={self.window} must be positive where a layer slides")
         if self.local_rope is not None and not any(self.sliding):
             raise UserError("model field local_rope is set but no layer slides; drop it or set sliding")
+        if self.tied and not self.lm_head:
+            raise UserError("model field lm_head=False contradicts tied=True: a tied output head is always there")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise UserError(f"model field dtype={self.dtype!r}: use float32, bfloat16 or float16")
         if self.activation not in ("silu", "gelu_tanh"):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from rmjax.errors import UserError
 from rmjax.models.attention import attend
 from rmjax.models.cache import PromptCache, SuffixCache, attend_cached
 from rmjax.models.config import DecoderConfig
@@ -100,7 +101,7 @@ class Decoder(nnx.Module):
         self.config = c
         normal = nnx.initializers.normal(0.02)
         self.table = param(rngs.params(), (c.vocab, c.embed), ("vocab", "embed"), normal)
-        if not c.tied:
+        if c.lm_head and not c.tied:
             self.unembed = param(rngs.params(), (c.vocab, c.embed), ("vocab", "embed"), normal)
         one = nnx.initializers.zeros if c.norm_offset else nnx.initializers.ones
         self.norm = param(rngs.params(), (c.embed,), ("act_embed",), one)
@@ -118,7 +119,11 @@ class Decoder(nnx.Module):
         return hidden
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
-        """Next-token logits, float32, the soft cap included."""
+        """Next-token logits, float32, the soft cap included. UserError where there is no output head."""
+        if not self.config.lm_head:
+            raise UserError(
+                "this model was saved as a classifier without an output head; use its language model instead"
+            )
         table = self.table if self.config.tied else self.unembed
         out = jnp.einsum("...d,vd->...v", hidden, table[...].astype(hidden.dtype), preferred_element_type=jnp.float32)
         if out.ndim > 1:

@@ -1,0 +1,235 @@
+"""Models in and out of Hugging Face directories: config.json, safetensors, generation_config.json, tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from safetensors import SafetensorError
+
+from rmjax.errors import UserError
+from rmjax.models.config import DecoderConfig
+from rmjax.models.families import ARCHITECTURES, read_config, write_config
+from rmjax.models.heads import Linear
+from rmjax.models.model import Model, Params
+from rmjax.models.tensors import TensorFiles, read_json, write_json, write_tensors
+from rmjax.models.weights import Tensor, ignored, table
+from rmjax.sharding import tree_shardings
+
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def load(path: Path | str, *, mesh: Mesh | None = None) -> tuple[Model, Params]:
+    """A directory -> (model, float32 parameters). A classifier with one label becomes a model with a linear head.
+
+    Raises:
+      UserError: the directory, its config or its weights are missing, unsupported or do not fit each other.
+    """
+    model = load_model(path)
+    return model, load_params(path, model, mesh=mesh)
+
+
+def load_config(path: Path | str) -> DecoderConfig:
+    """The `DecoderConfig` of a directory (errors: `load`)."""
+    return load_model(path).config
+
+
+def load_model(path: Path | str) -> Model:
+    """The model that a directory describes, without its parameters (errors: `load`)."""
+    path = _directory(path)
+    raw = read_json(path / "config.json")
+    config = read_config(raw, str(path / "config.json"))
+    if not any(name.endswith("ForSequenceClassification") for name in raw.get("architectures") or ()):
+        return Model.of(config)
+    labels = raw.get("num_labels", len(raw.get("id2label", ("", ""))))  # two: Hugging Face's default
+    if labels != 1:
+        raise UserError(f"{path / 'config.json'}: a classifier with {labels} labels; a reward model has num_labels 1")
+    if not config.tied:
+        with TensorFiles(path) as files:
+            config = dataclasses.replace(config, lm_head="lm_head.weight" in files.names)
+    return Model.of(config, Linear())
+
+
+def load_params(path: Path | str, model: Model, *, mesh: Mesh | None = None) -> Params:
+    """The directory's tensors as `model`'s float32 parameters; with a mesh, laid out over it.
+
+    Raises:
+      UserError: a missing or unexpected tensor, or one of another shape, by its file and name.
+    """
+    path = _directory(path)
+    shardings = None if mesh is None else tree_shardings(model.axes, mesh)
+    params: Params = {}
+    with TensorFiles(path) as files:
+        used = {"lm_head.weight"} if model.config.tied else set()  # some files hold the tied table twice
+        for row, shape in table(model.config.family, model.shapes):
+            layers = range(shape[0]) if row.stacked else (None,)
+            value = np.empty(shape, np.float32)
+            for layer in layers:
+                name = row.name.format(l=layer)
+                one = value if layer is None else value[layer]
+                one[...] = row.read(files.get(name, row.their_shape(one.shape)), one.shape)
+                used.add(name)
+            _set(params, row.keys, _place(value, None if mesh is None else _get(shardings, row.keys)))
+        extra = sorted(name for name in files.names - used if not ignored(name))
+        if extra:
+            raise UserError(
+                f"{files.file(extra[0])}: tensor {extra[0]!r} ({len(extra)} in all) is not part of the "
+                f"{model.config.family} model in config.json; use the config.json saved with these weights"
+            )
+    return params
+
+
+def save(
+    path: Path | str,
+    model: Model,
+    params: Params,
+    *,
+    tokenizer: Any = None,
+    eos: Sequence[int] = (),
+    pad: int | None = None,
+    files: Callable[[Path], object] | None = None,
+    dtype: str = "float32",
+    max_shard: int = 5 * 2**30,
+) -> Path:
+    """Writes a directory that transformers loads: a causal language model, or with a head a one-label classifier.
+
+    The directory appears whole or not at all: it is written beside `path`, then renamed. A model that was there is
+    replaced. Every process must call it; process 0 writes. A classifier has no output head: an untied one is left out.
+
+    Args:
+      tokenizer: a transformers tokenizer to save beside the weights; its special tokens go into the configs.
+      eos: ids that end a text, where they are not the tokenizer's own.
+      pad: the padding id, where it is not the tokenizer's own.
+      files: writes further files into the directory that it is given.
+      dtype: of the tensors on disk: float32, bfloat16 or float16.
+      max_shard: bytes per file at most; more than one file gets an index.
+
+    Raises:
+      UserError: the place cannot be written or holds something else than a model, or the model has no such form.
+    """
+    path = Path(path)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r} cannot be saved; use one of {', '.join(DTYPES)}")
+    config = _config(model) | {"dtype": dtype, "torch_dtype": dtype} | _token_ids(tokenizer, eos, pad)
+    if path.exists() and not (path.is_dir() and ((path / "config.json").is_file() or not any(path.iterdir()))):
+        raise UserError(f"{path}: exists and is not a model directory, so it is not replaced; choose another place")
+    # A fixed name, so that a killed run's leftovers are found and removed by the next one.
+    work = path.with_name(f".{path.name}.partial") if jax.process_index() == 0 else None
+    try:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+        _write_params(work, model, params, np.dtype(DTYPES[dtype]), max_shard)
+        if work is not None:
+            write_json(work / "config.json", config)
+            if model.head is None:
+                write_json(work / "generation_config.json", {name: config[name] for name in TOKEN_IDS})
+            if tokenizer is not None:
+                tokenizer.save_pretrained(work)
+            if files is not None:
+                files(work)
+            _replace(path, work)
+    except (OSError, SafetensorError) as e:
+        reason = e.strerror if isinstance(e, OSError) else None
+        raise UserError(f"{path}: the model cannot be saved: {reason or e}; make room or choose another place") from e
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+    return path
+
+
+def _config(model: Model) -> dict[str, Any]:
+    """config.json without token ids and dtype."""
+    out = write_config(model.config)
+    causal, classifier = ARCHITECTURES[model.config.family]
+    if model.head is None:
+        if not model.config.lm_head:
+            raise UserError("model field lm_head=False: without an output head it cannot be saved as a language model")
+        return out | {"architectures": [causal]}
+    if not isinstance(model.head, Linear):
+        raise UserError(
+            f"a {type(model.head).__name__} head has no Hugging Face form: save a checkpoint, or the decoder"
+        )
+    one = {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    return out | {"architectures": [classifier]} | one
+
+
+def _token_ids(tokenizer: Any, eos: Sequence[int], pad: int | None) -> dict[str, Any]:
+    """Written even where there are none: the families' defaults are ids of their own tokenizers."""
+    ids = {name: None if tokenizer is None else getattr(tokenizer, name) for name in TOKEN_IDS}
+    if eos:
+        ids["eos_token_id"] = int(eos[0]) if len(eos) == 1 else [int(e) for e in eos]
+    if pad is not None:
+        ids["pad_token_id"] = int(pad)
+    return ids
+
+
+def _write_params(work: Path | None, model: Model, params: Params, dtype: np.dtype, max_shard: int) -> None:
+    rows: dict[str, tuple[Tensor, int | None]] = {}
+    sizes: list[tuple[str, int]] = []
+    for row, shape in table(model.config.family, model.shapes):
+        if model.head is not None and row.name == "lm_head.weight":
+            continue
+        layers = range(shape[0]) if row.stacked else (None,)
+        for layer in layers:
+            name = row.name.format(l=layer)
+            rows[name] = (row, layer)
+            sizes.append((name, int(np.prod(shape)) // len(layers) * dtype.itemsize))
+
+    def get(name: str) -> np.ndarray:
+        row, layer = rows[name]
+        leaf = _get(params, row.keys)
+        return row.write(_host(leaf if layer is None else leaf[layer])).astype(dtype)
+
+    write_tensors(work, sizes, get, max_shard)
+
+
+def _replace(path: Path, work: Path) -> None:
+    """Puts `work` at `path`; what was there goes last."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    work.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _place(value: np.ndarray, sharding: Any) -> jax.Array:
+    if sharding is None:
+        return jax.device_put(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def _host(x: Any) -> np.ndarray:
+    """The whole array in this process, wherever its pieces are."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        x = multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
+
+
+def _directory(path: Path | str) -> Path:
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such model directory; give one that holds config.json and model.safetensors")
+    return path
+
+
+def _get(tree: Any, keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        tree = tree[key]
+    return tree
+
+
+def _set(tree: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[keys[-1]] = value
