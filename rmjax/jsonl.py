@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import functools
 import gzip
 import io
 import json
 import math
 import os
 import tempfile
-import types
 import typing
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rmjax.decoding import decode, defaults
 from rmjax.errors import UserError
 
 T = TypeVar("T")
@@ -108,16 +107,8 @@ def encode(record: Any, path: str | os.PathLike) -> bytes:
 def _fields(record: Any) -> Any:
     if not dataclasses.is_dataclass(record):
         return record
-    values = {name: getattr(record, name) for name in _defaults(type(record))}
-    return {k: v for k, v in values.items() if type(v) is not type(d := _defaults(type(record))[k]) or v != d}
-
-
-@functools.lru_cache
-def _defaults(type_: type) -> Mapping[str, Any]:
-    def default(field: dataclasses.Field) -> Any:
-        return field.default_factory() if callable(field.default_factory) else field.default
-
-    return {field.name: default(field) for field in dataclasses.fields(type_)}
+    values = {name: getattr(record, name) for name in defaults(type(record))}
+    return {k: v for k, v in values.items() if type(v) is not type(d := defaults(type(record))[k]) or v != d}
 
 
 def _plain(value: Any) -> Any:
@@ -130,72 +121,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a {type(value).__name__} is not JSON")
-
-
-def decode(value: Any, type_: Any, where: str, field: str = "") -> Any:
-    """A JSON value as the annotated type, checked. Raises UserError that names file, line, field and value."""
-    at = f"{where}: field {field!r}" if field else where
-    if dataclasses.is_dataclass(type_):
-        return _decode_record(value, type_, where, field)
-    origin, args = typing.get_origin(type_), typing.get_args(type_)
-    if type_ is Any:
-        return value
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        inner = [a for a in args if a is not type(None)]
-        simple = [a for a in inner if typing.get_origin(a) is typing.Literal and value in typing.get_args(a)]
-        return decode(value, (simple or inner)[0], where, field)
-    if origin is typing.Literal:
-        if value not in args:
-            raise UserError(f"{at} is {_show(value)}; use one of {', '.join(map(repr, args))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise UserError(f"{at} is {_show(value)}; a list is expected")
-        return tuple(decode(v, args[0], where, f"{field}[{i}]") for i, v in enumerate(value))
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, dict):
-            raise UserError(f"{at} is {_show(value)}; an object is expected")
-        return {k: decode(v, args[1], where, f"{field}.{k}") for k, v in value.items()}
-    if type_ is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not type_:
-        raise UserError(f"{at} is {_show(value)}; {type_.__name__} is expected")
-    return value
-
-
-def _decode_record(value: Any, type_: type, where: str, field: str) -> Any:
-    at = f"{where}: field {field!r}" if field else where
-    if not isinstance(value, dict):
-        raise UserError(f"{at} is {_show(value)}; an object with the fields of {type_.__name__} is expected")
-    hints, defaults = _hints(type_), _defaults(type_)
-    for name in value:
-        if name not in hints:
-            raise UserError(f"{at}: {unknown(name, hints)}")
-    for name in hints:
-        if name not in value and defaults[name] is dataclasses.MISSING:
-            raise UserError(f"{at}: the field {name!r} of {type_.__name__} is missing")
-    prefix = f"{field}." if field else ""
-    return type_(**{name: decode(v, hints[name], where, prefix + name) for name, v in value.items()})
-
-
-@functools.lru_cache
-def _hints(type_: type) -> Mapping[str, Any]:
-    return typing.get_type_hints(type_)
-
-
-def unknown(name: str, names: Iterable[str], what: str = "field") -> str:
-    """Says that a name is unknown and which ones are nearest."""
-    names = sorted(names)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"
-    return f"unknown {what} {name!r}; {hint}"
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _reason(error: BaseException) -> str:
