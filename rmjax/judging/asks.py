@@ -14,6 +14,7 @@ from rmjax.records import Judgment, Preference, Slot
 
 Orders = Literal["both", "random", "item", "chosen_a", "chosen_b"]
 SLOTS: tuple[Slot, Slot] = ("A", "B")
+Order = tuple[str, Slot]  # item, slot of the chosen answer: one rendered judge prompt
 Key = tuple[str, Slot, Slot | None, int]  # item, slot of the chosen answer, hint, index
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rmjax import jsonl
 from rmjax.errors import UserError
-from rmjax.judging.asks import SLOTS, Ask, Orders, key_of, on_file, remaining, slots_of
+from rmjax.judging.asks import SLOTS, Ask, Order, Orders, key_of, on_file, remaining, slots_of
 from rmjax.judging.prompts import VERDICTS, JudgePrompt
 from rmjax.judging.rescoring import token_scores
 from rmjax.judging.verdicts import Labels, parse
@@ -74,10 +75,30 @@ class Judge:
                 asks.append(Ask(item, slot, numbers.start, len(numbers), self.prompt_ids(item, slot)))
         return self._answer(asks, path)
 
+    def further(
+        self, items: Sequence[Preference], asked: Mapping[Order, int], *, samples: int, path: Path | None = None
+    ) -> list[Judgment]:
+        """Samples more judgments of slot orders that were asked before.
+
+        Args:
+            items: pairs with distinct ids; those that `asked` does not name are not asked.
+            asked: (item id, slot of the chosen answer) -> how many judgments of it there are.
+            samples: further judgments of each.
+            path: as in `judgments`.
+        """
+        if self.sampling.temperature == 0:
+            raise UserError("further samples at temperature=0 are all alike: set a higher temperature")
+        asks = [
+            Ask(item, slot, asked[item.id, slot], samples, self.prompt_ids(item, slot))
+            for item, slot in itertools.product(items, SLOTS)
+            if (item.id, slot) in asked
+        ]
+        return self._answer(asks, path)
+
     def hinted(
         self,
         items: Sequence[Preference],
-        wanted: Mapping[tuple[str, Slot], Slot],
+        wanted: Collection[tuple[str, Slot, Slot]],
         *,
         samples: int,
         path: Path | None = None,
@@ -85,15 +106,15 @@ class Judge:
         """Samples judgments whose prompt names the verdict to reach; they keep that prompt and its log-probabilities.
 
         Args:
-            items: pairs; those that `wanted` does not name are not asked.
-            wanted: (item id, slot of the chosen answer) -> the verdict that the hint names.
-            samples: judgments per entry of `wanted`.
+            items: pairs with distinct ids; those that `wanted` does not name are not asked.
+            wanted: (item id, slot of the chosen answer, verdict that the hint names).
+            samples: judgments of each.
             path: as in `judgments`.
         """
         asks = [
             Ask(item, slot, 0, samples, self.prompt_ids(item, slot, hint), hint)
-            for item, slot in itertools.product(items, SLOTS)
-            if (hint := wanted.get((item.id, slot))) is not None
+            for item, slot, hint in itertools.product(items, SLOTS, SLOTS)
+            if (item.id, slot, hint) in wanted
         ]
         return self._answer(asks, path)
 
@@ -103,10 +124,9 @@ class Judge:
 
     def _answer(self, asks: Sequence[Ask], path: Path | None) -> list[Judgment]:
         """The judgments asked for: those on file, and the rest sampled now and written with them, whole."""
-        ids = [ask.id for ask in asks]
-        if len(set(ids)) < len(ids) or not all(ask.item.id for ask in asks):
-            twice = next(id for id in ids if ids.count(id) > 1 or not id)
-            raise UserError(f"item id {twice.rpartition('|')[0]!r} is empty or repeats: give every pair its own id")
+        times = Counter(ask.id for ask in asks)
+        if (bad := next((a.item.id for a in asks if not a.item.id or times[a.id] > 1), None)) is not None:
+            raise UserError(f"item id {bad!r} is empty or repeats: give every pair its own id")
         known = on_file(path, asks) if path else {}
         missing = [rest for ask in asks if (rest := remaining(ask, known)) is not None]
         if missing:
