@@ -1,0 +1,185 @@
+"""The one pairwise loss: weight * f(score_better - score_worse - margin), f one of four.
+
+Dimensions: b rows, c candidate slots, p pairs.
+
+    delta_ij  =  score_i - score_j - m_ij
+    loss_ij   =  w_ij * f(delta_ij, a_ij)
+    total     =  sum(loss_ij) / sum(w_ij)          normalise="weight"
+                 sum(loss_ij) / (number of pairs)  normalise="count"
+
+Weight w, margin m and smoothing a are columns of the data. DPO, cDPO, IPO, M-DPO and Bradley-Terry are this loss with
+another score, f or column; a column that f ignores is refused by `Pairwise.check`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rmjax.data.rows import Group, Rows
+from rmjax.errors import UserError
+from rmjax.objectives.base import LossOutput, Mean
+from rmjax.objectives.scores import Implicit, Score, hidden_states, slot_lengths, slot_sums, token_logps
+
+Pairs = Float[Array, "..."]
+
+
+def sigmoid_loss(delta: Pairs, smooth: Pairs) -> Pairs:
+    """(1 - a) softplus(-delta) + a softplus(delta): a is the probability that the label is wrong.
+
+    a = 0: Bradley-Terry, or DPO (arXiv:2305.18290, eq. 7). a > 0: conservative DPO, or a soft label 1 - a, whose
+    minimum is at delta = ln((1 - a) / a). softplus keeps it finite for any delta.
+    """
+    return (1.0 - smooth) * jax.nn.softplus(-delta) + smooth * jax.nn.softplus(delta)
+
+
+def robust_loss(delta: Pairs, smooth: Pairs) -> Pairs:
+    """((1 - a) softplus(-delta) - a softplus(delta)) / (1 - 2a): unbiased under label flips with probability a < 1/2.
+
+    arXiv:2403.00409, eq. 11; TRL's `robust`, whose `label_smoothing` is a.
+    """
+    return ((1.0 - smooth) * jax.nn.softplus(-delta) - smooth * jax.nn.softplus(delta)) / (1.0 - 2.0 * smooth)
+
+
+def hinge_loss(delta: Pairs) -> Pairs:
+    """relu(1 - delta): SLiC's calibration loss on rewards (arXiv:2309.06657, eq. 8); TRL's `hinge`."""
+    return jax.nn.relu(1.0 - delta)
+
+
+def ipo_loss(delta: Pairs, *, beta: float) -> Pairs:
+    """(delta / beta - 1 / (2 beta))^2, delta being beta times the difference of log-ratios (arXiv:2310.12036, eq. 17).
+
+    `beta` is the paper's tau. TRL's `ipo` is this with the score `Implicit(length_normalised=True)`. A margin counts in
+    units of the score: it moves the regression target from 1/2 to 1/2 + m.
+    """
+    return jnp.square((delta - 0.5) / beta)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairwise:
+    """The weighted pairwise loss on packed rows, any score, with optional auxiliary terms.
+
+    `sft` adds, per pair and under the pair's weight, the mean negative log-probability per token of the better
+    candidate (arXiv:2404.19733, eq. 1). `center` adds (score_i + score_j)^2 of unweighted pairs' scores, TRL's
+    `center_rewards_coefficient`; only a scalar head has the free constant that it pins down.
+
+    Metrics carry TRL's names. For `Implicit`: rewards/chosen, rewards/rejected, rewards/accuracies, rewards/margins,
+    logps/chosen, logps/rejected; for scalar scores: accuracy, margin, mean_reward, min_reward, max_reward. They count
+    every pair (mean, min and max: every candidate) once, whatever its weight, and leave the margin column out.
+    """
+
+    score: Score = dataclasses.field(default_factory=Implicit)
+    loss: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
+    normalise: Literal["weight", "count"] = "weight"
+    sft: float = 0.0
+    center: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("sigmoid", "ipo", "hinge", "robust"):
+            raise UserError(f"loss={self.loss!r}: not one of sigmoid, ipo, hinge, robust")
+        if self.normalise not in ("weight", "count"):
+            raise UserError(f"normalise={self.normalise!r}: not one of weight, count")
+        if not self.sft >= 0 or not self.center >= 0:
+            raise UserError(f"sft={self.sft}, center={self.center}: coefficients must not be negative")
+        if self.center and isinstance(self.score, Implicit):
+            raise UserError(f"center={self.center}: centring is for scalar heads; set it to 0 with the implicit score")
+
+    def check(self, groups: Iterable[Group], model: Any = None) -> None:
+        """Refuses data that this objective cannot use or would ignore.
+
+        Raises:
+          UserError: no pairs at all; a column that is not as long as the pairs; a weight that is negative or not
+            finite; a smoothing outside [0, 1] (robust: [0, 0.5)) or under a loss without smoothing; no reference
+            log-probabilities (Implicit); no reward head (Scalar).
+        """
+        groups = list(groups)
+        self.score.check(groups, model)
+        if not any(len(g.pairs) for g in groups):
+            raise UserError(f"no pairs in any of {len(groups)} groups: nothing to train on")
+        smoothed = self.loss in ("sigmoid", "robust")
+        limit = "[0, 0.5)" if self.loss == "robust" else "[0, 1]"
+        for g in groups:
+            for name in ("weight", "margin", "smooth"):
+                column = getattr(g, name)
+                if len(column) not in (0, len(g.pairs)):
+                    raise UserError(f"group {g.id!r}: {len(column)} values of {name} for {len(g.pairs)} pairs")
+                bad = [v for v in column if not math.isfinite(v) or (name == "weight" and v < 0)]
+                if bad:
+                    raise UserError(f"group {g.id!r}: {name}={bad[0]}: must be finite, and a weight not negative")
+            for a in g.smooth:
+                if a and not smoothed:
+                    raise UserError(
+                        f"group {g.id!r}: smooth={a}, but loss={self.loss!r} ignores smoothing: use sigmoid or robust"
+                    )
+                if not (0 <= a < 0.5 if self.loss == "robust" else 0 <= a <= 1):
+                    raise UserError(f"group {g.id!r}: smooth={a}: must lie in {limit} for loss={self.loss!r}")
+
+    def per_pair(self, delta: Pairs, smooth: Pairs) -> Pairs:
+        """f(delta, smooth), float32, unweighted."""
+        match self.loss:
+            case "sigmoid":
+                return sigmoid_loss(delta, smooth)
+            case "robust":
+                return robust_loss(delta, smooth)
+            case "hinge":
+                return hinge_loss(delta)
+            case "ipo":
+                return ipo_loss(delta, beta=self.score.beta)
+
+    def __call__(self, model: Any, params: Any, rows: Rows) -> LossOutput:
+        module = model.bind(params)
+        hidden = hidden_states(module, rows)
+        logps = None
+        if self.score.needs_logps or self.sft:
+            logps = slot_sums(token_logps(module, hidden, rows), rows)
+        scores = self.score.of(module, hidden, logps, rows)
+
+        there = rows.pairs[..., 0] >= 0
+
+        def better(x: Float[Array, "b c"]) -> Float[Array, "b p"]:
+            return jnp.take_along_axis(x, jnp.maximum(rows.pairs[..., 0], 0), axis=1)
+
+        def worse(x: Float[Array, "b c"]) -> Float[Array, "b p"]:
+            return jnp.take_along_axis(x, jnp.maximum(rows.pairs[..., 1], 0), axis=1)
+
+        chosen, rejected = better(scores), worse(scores)
+        losses = self.per_pair(chosen - rejected - rows.margin, rows.smooth)
+        if self.sft:
+            losses = losses - self.sft * better(logps / slot_lengths(rows))
+        if self.center:
+            losses = losses + self.center * jnp.square(chosen + rejected)
+        weight = jnp.where(there, rows.weight, 0.0)
+        loss = Mean.of(losses, weight)
+        if self.normalise == "count":
+            loss = Mean(loss.total, jnp.sum(there, dtype=jnp.float32))
+        if isinstance(self.score, Implicit):
+            metrics = {
+                "rewards/chosen": Mean.of(chosen, there),
+                "rewards/rejected": Mean.of(rejected, there),
+                "rewards/accuracies": Mean.of(chosen > rejected, there),
+                "rewards/margins": Mean.of(chosen - rejected, there),
+                "logps/chosen": Mean.of(better(logps), there),
+                "logps/rejected": Mean.of(worse(logps), there),
+            }
+        else:
+            slots = rows.slot_last >= 0
+            metrics = {
+                "accuracy": Mean.of(chosen > rejected, there),
+                "margin": Mean.of(chosen - rejected, there),
+                "mean_reward": Mean.of(scores, slots),
+                "min_reward": _extreme(jnp.min(jnp.where(slots, scores, jnp.inf)), slots),
+                "max_reward": _extreme(jnp.max(jnp.where(slots, scores, -jnp.inf)), slots),
+            }
+        return LossOutput(loss, metrics)
+
+
+def _extreme(value: Float[Array, ""], slots: Array) -> Mean:
+    """A batch's extreme as a mean over batches; a batch without candidates counts nothing."""
+    some = jnp.any(slots).astype(jnp.float32)
+    return Mean(jnp.where(some > 0, value, 0.0), some)

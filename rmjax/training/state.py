@@ -1,0 +1,70 @@
+"""What training carries from step to step, and how it lies on a mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rmjax.sharding import tree_shardings
+
+Leaf = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Nothing random, nothing of the host: a resumed run repeats itself."""
+
+    step: Leaf  # [] int32: updates made
+    params: Leaf  # nested dicts of float32 arrays
+    opt_state: Leaf
+
+
+def current_mesh() -> Mesh | None:
+    """The mesh set by `jax.set_mesh`, or None."""
+    mesh = jax.sharding.get_mesh()
+    return None if mesh.empty else mesh
+
+
+def state_shapes(model: Any, tx: optax.GradientTransformation) -> TrainState:
+    """The state's shapes and dtypes; nothing is allocated."""
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    return TrainState(step, model.shapes, jax.eval_shape(tx.init, model.shapes))
+
+
+def state_shardings(model: Any, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Where every leaf of the state lies, Adam's moments as their parameters.
+
+    Computed whole before anything is allocated: `jax.jit(tx.init)` by itself puts the moments on one device.
+    """
+    params, everywhere = tree_shardings(model.axes, mesh), NamedSharding(mesh, P())
+    shapes = state_shapes(model, tx).opt_state
+    opt_state = optax.tree.map_params(tx, lambda _, s: s, shapes, params, transform_non_params=lambda _: everywhere)
+    return TrainState(everywhere, params, opt_state)
+
+
+def abstract_state(model: Any, tx: optax.GradientTransformation) -> TrainState:
+    """Shapes, dtypes and, under a mesh, shardings: what a checkpoint is restored as."""
+    shapes, mesh = state_shapes(model, tx), current_mesh()
+    if mesh is None:
+        return shapes
+    shaped = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+    return jax.tree.map(shaped, shapes, state_shardings(model, tx, mesh))
+
+
+def new_state(model: Any, tx: optax.GradientTransformation, params: Any) -> TrainState:
+    """The state before the first step. `params` are copied: the step donates its state, the caller keeps its own."""
+    return _init(model, tx, current_mesh())(params)
+
+
+@functools.lru_cache(maxsize=64)
+def _init(model: Any, tx: optax.GradientTransformation, mesh: Mesh | None) -> Any:
+    build = lambda params: TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params), tx.init(params))
+    return jax.jit(build, out_shardings=None if mesh is None else state_shardings(model, tx, mesh))
