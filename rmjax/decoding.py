@@ -44,7 +44,7 @@ def decode(value: Any, type_: Any, where: str, field: str = "") -> Any:
         if not isinstance(value, dict):
             raise UserError(f"{at} is {show(value)}; an object is expected")
         return {k: decode(v, args[1], where, f"{field}.{k}") for k, v in value.items()}
-    if type_ is float and isinstance(value, int) and not isinstance(value, bool):
+    if type_ is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)
     if type(value) is not type_:
         raise UserError(f"{at} is {show(value)}; {type_.__name__} is expected")
@@ -80,7 +80,11 @@ def unknown(name: str, names: Iterable[str], what: str = "field") -> str:
 
 
 def show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=repr)
+    """A value in one short line, for messages."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    except (RecursionError, ValueError, TypeError):  # nested too deep, or keys that JSON does not have
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

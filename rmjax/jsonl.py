@@ -99,7 +99,7 @@ def encode(record: Any, path: str | os.PathLike) -> bytes:
     try:
         # floats are written in the shortest form that reads back to the same double, hence to the same float32
         return json.dumps(_fields(record), ensure_ascii=False, allow_nan=False, default=_plain).encode() + b"\n"
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         name = getattr(record, "id", getattr(record, "item", ""))
         raise UserError(f"{path}: record {name!r} cannot be written: {error}") from None
 

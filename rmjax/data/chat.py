@@ -57,10 +57,11 @@ class Chat:
         self.vocab: int = 1 + max(tokenizer.get_vocab().values())
 
     @classmethod
-    def load(cls, path: str | os.PathLike, *, template: Template = "auto") -> Chat:
+    def load(cls, path: str | os.PathLike, *, template: Template = "auto", vocab: int | None = None) -> Chat:
         """Loads a directory (or a hub id "owner/name") and checks it against the contract saved there, if any.
 
-        A saved contract settles the template where `template` is "auto". Raises UserError.
+        A saved contract settles the template where `template` is "auto"; `vocab` is the model's (`require_vocab`).
+        Raises UserError.
         """
         saved = _saved(path)
         try:
@@ -69,9 +70,12 @@ class Chat:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path}: no tokenizer can be loaded ({reason}); name a directory that holds one") from None
         if saved is None:
-            return cls(tokenizer, template=template, eos=_generation_eos(path))
-        chat = cls(tokenizer, template=saved["template"] if template == "auto" else template, eos=saved["eos"])
-        chat.check(path)
+            chat = cls(tokenizer, template=template, eos=_generation_eos(path))
+        else:
+            chat = cls(tokenizer, template=saved["template"] if template == "auto" else template, eos=saved["eos"])
+            chat.check(path)
+        if vocab is not None:
+            chat.require_vocab(vocab)
         return chat
 
     def prompt_ids(self, messages: Messages, *, continue_text: str = "") -> list[int]:
