@@ -54,7 +54,9 @@ def decode(value: Any, type_: Any, where: str, field: str = "") -> Any:
 def _decode_record(value: Any, type_: type, where: str, field: str) -> Any:
     at = f"{where}: field {field!r}" if field else where
     if not isinstance(value, dict):
-        raise UserError(f"{at} is {show(value)}; an object with the fields of {type_.__name__} is expected")
+        raise UserError(
+            f"{at if field else at + ': the record'} is {show(value)}; a {type_.__name__} object is expected"
+        )
     hints, usual = _hints(type_), defaults(type_)
     for name in value:
         if name not in hints:

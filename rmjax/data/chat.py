@@ -213,7 +213,12 @@ def _raw(turns: Sequence[Mapping[str, str]]) -> str:
 
 def _saved(path: str | os.PathLike) -> dict[str, Any] | None:
     file = Path(path) / CONTRACT
-    return jsonl.parse(file.read_bytes(), str(file)) if file.is_file() else None
+    if not file.is_file():
+        return None
+    saved = jsonl.parse(file.read_bytes(), str(file))
+    if not isinstance(saved, dict) or not {"template", "eos"} <= saved.keys():
+        raise UserError(f"{file}: not a token contract; copy the export again, or remove the file")
+    return saved
 
 
 def _generation_eos(path: str | os.PathLike) -> tuple[int, ...]:
