@@ -94,7 +94,7 @@ def _now() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, rmjax (with its commit where it runs from a checkout) and the packages that it computes with."""
+    """Versions of Python, of rmjax (with its commit in a checkout) and of the packages that it computes with."""
     out = {"python": platform.python_version(), "rmjax": _own_version()}
     for name in PACKAGES:
         try:

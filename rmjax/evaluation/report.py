@@ -1,0 +1,265 @@
+"""report.html: one self-contained page of a run's results. No script, no network; text of models is shown as text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import numpy as np
+
+from rmjax import jsonl
+from rmjax.evaluation import figures
+from rmjax.evaluation.calibration import Calibration
+from rmjax.evaluation.pairwise import Accuracy, Comparison
+from rmjax.evaluation.summary import Group, Row, groups
+from rmjax.evaluation.tables import halves, p_text
+from rmjax.records import Judgment, Preference, Slot
+
+FIRST_METRICS = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grades:
+    """What refinement made of the judgments of one round."""
+
+    right: Sequence[float]  # score of each judgment whose verdict was right
+    wrong: Sequence[float]
+    threshold: float | None = None  # between weak and strong
+    score: str = "score"  # what the scores are, e.g. "exp(-PPL / 10), reasoning given the prompt"
+    levels: Mapping[str, int] = dataclasses.field(default_factory=dict)  # level -> judgments, strongest accept first
+    made: Mapping[str, int | float | str] = dataclasses.field(default_factory=dict)  # pairs, items without pairs, ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A judgment to read, with the pair that it judges."""
+
+    item: str
+    question: str
+    answers: Mapping[Slot, str]
+    chosen: Slot  # the slot of the answer that the label prefers
+    text: str  # as generated
+    verdict: Literal["A", "B", "tie"] | None
+    title: str = ""  # who judged
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)  # grade, level, perplexity, ... as shown
+
+    @classmethod
+    def of(cls, item: Preference, judgment: Judgment, *, title: str = "", **facts: str | float | None) -> Reading:
+        """The reading of a judgment; facts that are None are left out, and p(A) is added where it is known."""
+        texts = (item.chosen, item.rejected) if judgment.slot == "A" else (item.rejected, item.chosen)
+        shown = {"p(A)": judgment.prob_a, **facts}
+        turns = [m.content if len(item.prompt) == 1 else f"{m.role}: {m.content}" for m in item.prompt]
+        return cls(
+            item=item.id,
+            question="\n\n".join(turns),
+            answers={"A": texts[0], "B": texts[1]},
+            chosen=judgment.slot,
+            text=judgment.text,
+            verdict=judgment.verdict,
+            title=title,
+            facts={k: f"{v:.3g}" if isinstance(v, float) else str(v) for k, v in shown.items() if v is not None},
+        )
+
+    @property
+    def outcome(self) -> Literal["right", "wrong", "tie", "unparsed"]:
+        """What the verdict is against the label."""
+        if self.verdict is None:
+            return "unparsed"
+        return "tie" if self.verdict == "tie" else "right" if self.verdict == self.chosen else "wrong"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one stage took."""
+
+    stage: str
+    seconds: float
+    labels: int | None = None  # labelled pairs that it read
+    tokens: int | None = None  # that it generated or trained on
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Everything on the page. Empty parts are left out, and the page says which."""
+
+    title: str
+    testbed: Literal["controlled world", "real data"]
+    lead: str = ""  # a sentence or two: what was run on what
+    rows: Sequence[Row] = ()
+    baselines: Mapping[str, Accuracy] = dataclasses.field(default_factory=dict)  # trivial ones, by name
+    comparisons: Sequence[Comparison] = ()
+    subsets: Mapping[str, Mapping[str, Accuracy]] = dataclasses.field(default_factory=dict)  # method -> subset -> ...
+    curves: Mapping[str, Sequence[tuple[float, float]]] = dataclasses.field(default_factory=dict)  # "stage/metric"
+    grades: Mapping[str, Grades] = dataclasses.field(default_factory=dict)  # by method or round
+    calibration: Mapping[str, Calibration] = dataclasses.field(default_factory=dict)  # by method
+    readings: Sequence[Reading] = ()
+    costs: Sequence[Cost] = ()
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # run.json
+
+
+def write(path: Path, data: ReportData) -> None:
+    """Renders the page and writes it whole. Raises UserError where it cannot be written."""
+    with jsonl.writing(path), jsonl.replacing(path) as file:
+        file.write(render(data).encode("utf-8", "xmlcharrefreplace"))  # a model may emit lone surrogates
+
+
+def render(data: ReportData) -> str:
+    """The page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"pct": percent, "points": points, "duration": duration, "count": count, "p": p_text}
+    environment.filters["device"] = device
+    rows = groups(data.rows)
+    shown = [(g.low, g.high) for g in rows] + [b.ci95 for b in data.baselines.values()]
+    differences = [(c.difference.low, c.difference.high) for c in data.comparisons]
+    return environment.get_template("report.html").render(
+        data=data,
+        groups=rows,
+        halves=halves,
+        below=lambda g: below(g, rows[0].n),
+        axis=Axis.around(shown, 0.5),
+        zero=Axis.around(differences, 0.0),
+        stages=curve_figures(data.curves),
+        histograms={name: histogram_figure(g) for name, g in data.grades.items()},
+        reliability={name: figures.reliability(c, name) for name, c in data.calibration.items()},
+        outcomes=outcomes(data.readings),
+        settings=flatten(data.run.get("config", {})),
+        missing=missing(data),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """A horizontal axis inside a table column; positions are percentages of its width."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    reference: float  # a line that is always on the axis: chance, or no difference
+
+    @classmethod
+    def around(cls, intervals: Sequence[tuple[float, float]], reference: float) -> Axis:
+        """An axis with round ticks that holds every interval and the reference."""
+        ends = [reference, *(x for pair in intervals for x in pair)]
+        low, high = min(ends), max(ends)
+        step = next(s for s in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if s == 0.5 or (high - low) / s <= 6)
+        first, last = int(np.floor(low / step + 1e-9)), int(np.ceil(high / step - 1e-9))
+        last = max(last, first + 1)
+        return cls(first * step, last * step, tuple(i * step for i in range(first, last + 1)), reference)
+
+    def at(self, value: float) -> str:
+        """CSS: where a value is."""
+        return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
+
+    def width(self, low: float, high: float) -> str:
+        """CSS: how wide an interval is."""
+        return f"{100 * (high - low) / (self.high - self.low):.2f}%"
+
+
+def curve_figures(curves: Mapping[str, Sequence[tuple[float, float]]]) -> list[dict[str, Any]]:
+    """Per stage: its figures, those to look at first apart from the rest."""
+    stages = []
+    for stage, metrics in figures.curves_by_stage({k: v for k, v in curves.items() if len(v)}).items():
+        drawn = {}
+        for metric, points_ in metrics:
+            svg, left_out = figures.curve(points_, f"{stage} {metric} by step")
+            drawn[metric] = {"svg": svg, "last": points_[-1][1], "left_out": left_out}
+        names = sorted(drawn, key=lambda m: FIRST_METRICS.index(m) if m in FIRST_METRICS else len(FIRST_METRICS))
+        first = names[: max(3, sum(m in FIRST_METRICS for m in names))]
+        stages.append(
+            {
+                "name": stage,
+                "first": {m: drawn[m] for m in first},
+                "rest": {m: drawn[m] for m in names if m not in first},
+            }
+        )
+    return stages
+
+
+def histogram_figure(g: Grades) -> Any:
+    """The histogram of a round's scores, or None where it has none."""
+    if not len(g.right) + len(g.wrong):
+        return None
+    return figures.histogram(g.right, g.wrong, threshold=g.threshold, name=g.score)
+
+
+def outcomes(readings: Sequence[Reading]) -> dict[str, list[Reading]]:
+    """Readings by outcome: wrong ones first, because they teach more."""
+    found = {name: [r for r in readings if r.outcome == name] for name in ("wrong", "right", "tie", "unparsed")}
+    return {name: group for name, group in found.items() if group}
+
+
+def flatten(value: Any, at: str = "") -> dict[str, str]:
+    """A JSON tree as dotted field -> text, as the command line writes them; class paths are left out."""
+    if isinstance(value, Mapping):
+        return {
+            k: v
+            for key, inner in value.items()
+            if key != "class"
+            for k, v in flatten(inner, f"{at}.{key}" if at else str(key)).items()
+        }
+    return {at: ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)}
+
+
+def missing(data: ReportData) -> list[str]:
+    """The sections that are left out."""
+    parts = {
+        "accuracy": data.rows,
+        "trivial baselines": data.baselines,
+        "paired comparisons": data.comparisons,
+        "training curves": data.curves,
+        "grades and levels": data.grades,
+        "calibration": data.calibration,
+        "judgments to read": data.readings,
+        "cost": data.costs,
+        "command and settings": data.run,
+    }
+    return [name for name, part in parts.items() if not part]
+
+
+def below(g: Group, usual: int) -> list[str]:
+    """What stands in small type below a method's name: its runs, an unusual number of items, ties, unparsed."""
+    runs = f"{len(g.values)} runs: {g.over}" if len(g.values) > 1 else ""
+    items = f"{g.n:,} items" if g.n != usual else ""
+    return [line for line in (runs, items, halves(g.ties, g.unparsed)) if line]
+
+
+def device(d: Mapping[str, Any]) -> str:
+    """The device entry of run.json in words."""
+    return f"CPU, {d['cores']} cores" if d["platform"] == "cpu" else f"{d['count']} × {d['kind']}"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share as a percentage without its sign."""
+    return f"{100 * value:.{digits}f}"
+
+
+def points(value: float) -> str:
+    """A difference in percentage points, with a true minus."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count(value: float | None) -> str:
+    """A number with thousands separated; empty where unknown."""
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"
