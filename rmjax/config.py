@@ -56,7 +56,9 @@ def load(name: str) -> Any:
 
 def override(job: Any, args: Sequence[str], *, name: str) -> Any:
     """Applies `--field value` overrides; a wrong name or type prints the nearest right names and exits with code 2."""
-    return tyro.cli(type(job), default=job, args=list(args), prog=f"python -m rmjax.launch {name}", description=type(job).__doc__)
+    return tyro.cli(
+        type(job), default=job, args=list(args), prog=f"python -m rmjax.launch {name}", description=type(job).__doc__
+    )
 
 
 def to_json(value: Any) -> Any:

@@ -1,32 +1,21 @@
 """A run's folder: one configuration, stages that are done once, files that are written whole.
 
-    runs/mine/
-      run.json       command, resolved config, versions, data hashes, seed, wall time
-      summary.json   the result, machine-readable
-      <stage>/done.json   written last, so that a stage without it is not done
+runs/mine/
+  run.json       command, resolved config, versions, data hashes, seed, wall time
+  summary.json   the result, machine-readable
+  <stage>/done.json   written last, so that a stage without it is not done
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rmjax.errors import UserError
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes `text` to a temporary file beside `path`, then renames: a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temp.open("w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    temp.rename(path)
+from rmjax.evaluation.summary import read_json, write_json
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
@@ -47,7 +36,6 @@ class Workdir:
           UserError: not writable, or it holds a run with other settings or other data.
         """
         self.path = Path(path)
-        self.started = time.time()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -58,7 +46,7 @@ class Workdir:
         self.identity = {"config": {k: v for k, v in config.items() if k != "only"}, "data": dict(data_hashes)}
         lock = self.path / "identity.json"
         if lock.exists():
-            changed = differences(json.loads(lock.read_text()), json.loads(json.dumps(self.identity)))
+            changed = differences(read_json(lock), json.loads(json.dumps(self.identity)))
             changed = [c.replace("--config.", "--") for c in changed if "--config.workdir" not in c]
             if changed:
                 raise UserError(
@@ -66,7 +54,7 @@ class Workdir:
                     "repeat its settings to continue it, or give another --workdir"
                 )
         else:
-            write_whole(lock, json.dumps(self.identity, indent=1))
+            write_json(lock, self.identity)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -74,12 +62,12 @@ class Workdir:
     def done(self, stage: str) -> Mapping[str, Any] | None:
         """What the stage left when it finished, or None."""
         marker = self.path / stage / "done.json"
-        return json.loads(marker.read_text()) if marker.exists() else None
+        return read_json(marker) if marker.exists() else None
 
     def stage(self, name: str, work: Callable[[Path], Mapping[str, Any] | None]) -> Mapping[str, Any]:
         """Runs `work(folder)` unless it has finished before; returns what it returned, with its `seconds`.
 
-        Seconds add up over interrupted attempts, as far as they were seen.
+        Seconds are those of the attempt that finished.
         """
         folder = self.path / name
         if (finished := self.done(name)) is not None:
@@ -88,7 +76,7 @@ class Workdir:
         start = time.perf_counter()
         result = dict(work(folder) or {})
         result["seconds"] = round(time.perf_counter() - start, 3)
-        write_whole(folder / "done.json", json.dumps(result, indent=1))
+        write_json(folder / "done.json", result)
         return result
 
     def require(self, stage: str, needed_by: str) -> None:

@@ -1,0 +1,58 @@
+"""What the controlled-world configs share: the SFT recipe and the rows of the comparison."""
+
+from rmjax.sampling.policy import Sampling
+
+from rmjax.jobs.entries import AsIs, Entry
+from rmjax.methods.bradley_terry import BradleyTerry
+from rmjax.methods.gfriend import Gfriend
+from rmjax.objectives.pairwise import Pairwise
+from rmjax.objectives.scores import Implicit
+from rmjax.refine.refinement import Refinement
+from rmjax.training.loop import Train
+from rmjax.training.optimizer import Optimizer
+
+FEW, ALL = 64, 2048  # labels
+GRID = ((3e-5, 30), (3e-5, 60), (3e-5, 120), (1e-4, 30), (1e-4, 60), (1e-4, 120))  # the same for every row
+
+SFT = Train(
+    optimizer=Optimizer(learning_rate=4e-3, b2=0.98, warmup=37, schedule="cosine", end=0.05, clip=1.0),
+    batch=32,
+    steps=750,
+)
+DPO = Train(
+    optimizer=Optimizer(learning_rate=1e-4, b2=0.98, warmup=10, schedule="constant", clip=1.0),
+    batch=16,
+    steps=30,
+    pairs_per_group=1,
+)
+PLAIN = Refinement(pairs="one", weights="off")
+
+
+def judge_row(name: str, labels: int, *, samples: int, orders: str, refinement: Refinement, rounds: int = 1) -> Entry:
+    """A row that trains the judge on its own samples."""
+    method = Gfriend(
+        samples=samples,
+        orders=orders,
+        rounds=rounds,
+        sampling=Sampling(temperature=1.0, max_new_tokens=80),
+        refinement=refinement,
+        objective=Pairwise(score=Implicit(beta=0.1)),
+        train=DPO,
+    )
+    return Entry(name=name, labels=labels, method=method, grid=GRID)
+
+
+def bradley_terry_row(name: str, labels: int) -> Entry:
+    """A linear head on the SFT judge's backbone."""
+    optimizer = Optimizer(learning_rate=3e-4, b2=0.98, warmup=10, schedule="constant", clip=1.0)
+    train = Train(optimizer=optimizer, batch=16, steps=150)
+    grid = tuple((rate, steps) for rate in (1e-4, 3e-4, 1e-3) for steps in (60, 300))
+    return Entry(name=name, labels=labels, method=BradleyTerry(train=train), grid=grid)
+
+
+def sft_rows() -> tuple[Entry, ...]:
+    """The judge before any label."""
+    return (
+        Entry(name="SFT judge, greedy", labels=0, method=AsIs(), draws=1),
+        Entry(name="SFT judge, one sample", labels=0, method=AsIs(temperature=1.0), draws=1),
+    )

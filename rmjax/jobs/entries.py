@@ -1,0 +1,149 @@
+"""One row of a comparison in the judge world: a method, its labels, its searched settings; trained and evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rmjax import jsonl
+from rmjax.evaluation.pairwise import ItemScore, from_scores
+from rmjax.evaluation.summary import write_json
+from rmjax.jobs.evaluation import Evaluation, item_scores, judge_items
+from rmjax.jobs.export import export_judge
+from rmjax.judging.judge import Judge
+from rmjax.methods import bradley_terry, gfriend
+from rmjax.methods.bradley_terry import BradleyTerry
+from rmjax.methods.gfriend import Gfriend, round_seed
+from rmjax.records import Judgment, Preference
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AsIs:
+    """The SFT judge without any label."""
+
+    temperature: float = 0.0  # 0: greedy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A row of the table."""
+
+    name: str
+    labels: int  # how many labelled pairs it gets
+    method: Gfriend | BradleyTerry | AsIs
+    draws: int = 0  # how many label draws it is run on; 0: the study's
+    grid: tuple[tuple[float, int], ...] = ()  # (learning rate, steps) to search; empty: the method's own, no search
+
+    @property
+    def key(self) -> str:
+        """What tells this entry from the others of its table."""
+        return f"{self.name}, {self.labels} labels"
+
+    def at(self, point: tuple[float, int] | None) -> Entry:
+        """This entry with a point of its grid set."""
+        if point is None:
+            return self
+        rate, steps = point
+        train = self.method.train
+        train = dataclasses.replace(
+            train, steps=steps, optimizer=dataclasses.replace(train.optimizer, learning_rate=rate)
+        )
+        return dataclasses.replace(self, method=dataclasses.replace(self.method, train=train))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a trained entry did on the evaluation items."""
+
+    scores: list[ItemScore]
+    seconds: float  # to train, sampling included, evaluation not (an untrained judge: its evaluation)
+    pairs: int = 0  # pairs trained on in the last round
+    usable: int = 0  # items that gave a pair in the last round
+
+
+class Bench:
+    """Runs entries from one SFT judge; first-round judgments that several entries would draw alike are sampled once."""
+
+    def __init__(self, judge: Judge, *, seed: int):
+        self.judge = judge
+        self.seed = seed
+        self._judgments: dict[tuple, tuple[list[Judgment], float]] = {}
+
+    def run(
+        self,
+        entry: Entry,
+        items: Sequence[Preference],
+        test: Sequence[Preference],
+        *,
+        draw: int,
+        folder: Path | None = None,
+    ) -> Outcome:
+        """Trains `entry` on labelled `items` (those of label draw `draw`) and evaluates it on `test`.
+
+        With a folder, everything is kept there: metrics, graded judgments, the judgments of the test items, the judge.
+        """
+        seed = self.seed * 10_007 + draw
+        start = time.perf_counter()
+        match entry.method:
+            case BradleyTerry():
+                method = dataclasses.replace(entry.method, train=dataclasses.replace(entry.method.train, seed=seed))
+                chat = self.judge.chat
+                model, params = bradley_terry.learn(
+                    self.judge.model, self.judge.params, chat, items, method, seed=seed, folder=folder, name=entry.name
+                )
+                seconds = time.perf_counter() - start
+                scores = from_scores(test, bradley_terry.rewards(model, params, chat, test), logistic=True)
+                return Outcome(scores=scores, seconds=seconds, pairs=len(items), usable=len(items))
+            case AsIs():
+                return self._evaluate(self.judge, test, entry.method.temperature, folder)
+            case Gfriend():
+                return self._gfriend(entry, items, test, seed, folder)
+
+    def _gfriend(
+        self, entry: Entry, items: Sequence[Preference], test: Sequence[Preference], seed: int, folder: Path | None
+    ) -> Outcome:
+        method = dataclasses.replace(entry.method, train=dataclasses.replace(entry.method.train, seed=seed))
+        judge, seconds = self.judge, 0.0
+        for number in range(1, method.rounds + 1):
+            judgments, took = self._sample(judge, items, method, seed, number)
+            start = time.perf_counter()
+            refined = gfriend.refine(judge, items, judgments, method, seed=round_seed(seed, number), folder=None)
+            place = folder / f"round-{number}" if folder else None
+            if place:
+                jsonl.write(place / "graded.jsonl", refined.graded)
+                write_json(place / "table.json", dataclasses.asdict(refined.table))
+            if refined.groups:
+                judge = gfriend.mdpo(judge, refined.groups, method, folder=place, name=f"{entry.name}, round {number}")
+            seconds += took + time.perf_counter() - start
+        outcome = self._evaluate(judge, test, 0.0, folder)
+        if folder:
+            export_judge(folder / "export", judge)
+        return dataclasses.replace(
+            outcome,
+            seconds=seconds,
+            pairs=sum(len(g.pairs) for g in refined.groups),
+            usable=len({g.id for g in refined.groups}),
+        )
+
+    def _sample(
+        self, judge: Judge, items: Sequence[Preference], method: Gfriend, seed: int, number: int
+    ) -> tuple[list[Judgment], float]:
+        """The round's judgments, and the seconds they took when they were drawn."""
+        start = time.perf_counter()
+        key = (method.sampling, method.orders, method.samples, seed, tuple(p.id for p in items))
+        if number > 1 or key not in self._judgments:
+            drawn = gfriend.sample(judge, items, method, seed=round_seed(seed, number), path=None)
+            took = time.perf_counter() - start
+            if number > 1:
+                return drawn, took
+            self._judgments = {k: v for k, v in self._judgments.items() if k[3] == seed} | {key: (drawn, took)}
+        return self._judgments[key]
+
+    def _evaluate(self, judge: Judge, test: Sequence[Preference], temperature: float, folder: Path | None) -> Outcome:
+        how = Evaluation(temperature=temperature, orders="item", constrained=False)
+        path = folder / "judgments.jsonl" if folder else None
+        start = time.perf_counter()
+        _, found = judge_items(dataclasses.replace(judge, seed=self.seed), test, how, path=path)
+        return Outcome(scores=item_scores(test, found), seconds=time.perf_counter() - start)

@@ -1,0 +1,153 @@
+"""The main job: from a model and a few labelled pairs to a generative reward model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from rmjax import jsonl
+from rmjax.config import to_json
+from rmjax.data.rows import Group
+from rmjax.data.sources import read_demonstrations
+from rmjax.evaluation.pairwise import accuracy
+from rmjax.evaluation.provenance import Provenance
+from rmjax.jobs.evaluation import Evaluation, item_scores, judge_items
+from rmjax.jobs.export import export_judge, load_judge
+from rmjax.jobs.gfriend_report import report
+from rmjax.jobs.sources import ModelSource, Pairs
+from rmjax.jobs.workdir import Workdir
+from rmjax.judging.judge import Judge
+from rmjax.judging.prompts import JSON_JUDGE, JudgePrompt
+from rmjax.methods import gfriend
+from rmjax.methods.gfriend import Gfriend, round_seed
+from rmjax.records import Judgment, Preference
+from rmjax.training.loop import Train
+from rmjax.training.optimizer import Optimizer
+
+console = Console()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GfriendJob:
+    """SFT -> sample -> refine -> M-DPO -> evaluate -> export. The same command continues an interrupted run."""
+
+    workdir: str = "runs/gfriend"  # every stage leaves its files here
+    model: ModelSource = ModelSource()
+    data: Pairs = Pairs()
+    demonstrations: str = (
+        ""  # file of demonstrated judgments for SFT; empty: no SFT, the model itself is the first judge
+    )
+    prompt: JudgePrompt = JSON_JUDGE
+    sft: Train = Train(optimizer=Optimizer(learning_rate=1e-5, warmup=0.1, schedule="linear"), batch=4, epochs=3)
+    method: Gfriend = Gfriend()
+    evaluation: Evaluation = Evaluation()
+    seed: int = 0
+    only: Literal["", "sft", "sample", "refine", "mdpo", "evaluate", "export"] = (
+        ""  # run one stage (of every round) alone
+    )
+
+    def run(self, command: str = "") -> None:
+        """Runs every stage that is not done."""
+        train, held, hashes = self.data.load()
+        work = Workdir(self.workdir, to_json(self), hashes)
+        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        base = self.model.directory()
+
+        self.stage(work, "sft", "", lambda folder: self.sft_stage(base, folder))
+        policy, previous = work / "sft" / "export", "sft"
+        for number in range(1, self.method.rounds + 1):
+            names = [f"{name}-{number}" for name in ("sample", "refine", "mdpo")]
+            self.stage(work, names[0], previous, lambda f, p=policy, n=number: self.sample_stage(p, train, n, f))
+            self.stage(work, names[1], names[0], lambda f, p=policy, n=number: self.refine_stage(p, train, n, work, f))
+            self.stage(work, names[2], names[1], lambda f, p=policy, n=number: self.mdpo_stage(p, n, work, f))
+            policy, previous = work / names[2] / "export", names[2]
+        self.stage(work, "evaluate", previous, lambda f: self.evaluate_stage(policy, held, work, f))
+        self.stage(work, "export", previous, lambda f: self.export_stage(policy, work))
+        if work.done("evaluate") and work.done("export"):
+            report(work, train, held, title="GFRIEND", method=self.method)
+
+    def stage(self, work: Workdir, name: str, needs: str, run: Callable[[Path], Any]) -> None:
+        """Runs a stage unless it is done or `only` names another one."""
+        if self.only and not name.startswith(self.only):
+            return
+        if self.only and needs:
+            work.require(needs, name)
+        if work.done(name) is not None:
+            console.print(f"[dim]{name}: done before[/]")
+            return
+        console.rule(f"[bold]{name}")
+        work.stage(name, run)
+
+    def judge(self, path: Path) -> Judge:
+        """The judge of an exported policy, with the method's sampling."""
+        return load_judge(path, self.model, self.prompt, self.method.sampling, seed=self.seed)
+
+    def sft_stage(self, base: Path, folder: Path) -> Mapping[str, Any]:
+        judge = self.judge(base)
+        found = read_demonstrations(self.demonstrations) if self.demonstrations else []
+        if found:
+            judge = gfriend.sft(judge, found, dataclasses.replace(self.sft, seed=self.seed), folder=folder)
+        else:
+            console.print("no --demonstrations: SFT is skipped, the model itself is the first judge and the reference")
+        export_judge(folder / "export", judge)
+        return {"demonstrations": len(found)}
+
+    def sample_stage(self, policy: Path, train: Sequence[Preference], number: int, folder: Path) -> Mapping[str, Any]:
+        judge = dataclasses.replace(self.judge(policy), constrained=self.evaluation.constrained)
+        path = folder / "judgments.jsonl"
+        judgments = gfriend.sample(judge, train, self.method, seed=round_seed(self.seed, number), path=path)
+        return {"items": len(train), "judgments": len(judgments), "tokens": sum(len(j.tokens) for j in judgments)}
+
+    def refine_stage(
+        self, policy: Path, train: Sequence[Preference], number: int, work: Workdir, folder: Path
+    ) -> Mapping[str, Any]:
+        judgments = jsonl.read(work / f"sample-{number}" / "judgments.jsonl", Judgment)
+        judge = dataclasses.replace(self.judge(policy), constrained=self.evaluation.constrained)
+        seed = round_seed(self.seed, number)
+        refined = gfriend.refine(judge, train, judgments, self.method, seed=seed, folder=folder)
+        jsonl.write(folder / "graded.jsonl", refined.graded)
+        jsonl.write(folder / "groups.jsonl", refined.groups)
+        write_json(folder / "table.json", dataclasses.asdict(refined.table))
+        console.print(refined.table.rich())
+        return {"pairs": sum(len(g.pairs) for g in refined.groups), "table": dataclasses.asdict(refined.table)}
+
+    def mdpo_stage(self, policy: Path, number: int, work: Workdir, folder: Path) -> Mapping[str, Any]:
+        groups = jsonl.read(work / f"refine-{number}" / "groups.jsonl", Group)
+        method = dataclasses.replace(self.method, train=dataclasses.replace(self.method.train, seed=self.seed))
+        judge = gfriend.mdpo(self.judge(policy), groups, method, folder=folder, name=f"M-DPO, round {number}")
+        export_judge(folder / "export", judge)
+        return {"groups": len(groups), "pairs": sum(len(g.pairs) for g in groups)}
+
+    def evaluate_stage(
+        self, policy: Path, held: Sequence[Preference], work: Workdir, folder: Path
+    ) -> Mapping[str, Any]:
+        """Judges the held-out pairs with the first judge and with the trained one."""
+        rows = {}
+        for name, path in (
+            ("SFT judge" if self.demonstrations else "model as it is", work / "sft/export"),
+            ("GFRIEND", policy),
+        ):
+            slug = "first" if path != policy else "gfriend"
+            judgments, found = judge_items(
+                self.judge(path), held, self.evaluation, path=folder / f"{slug}.judgments.jsonl"
+            )
+            scores = item_scores(held, found)
+            jsonl.write(folder / f"{slug}.scores.jsonl", scores)
+            a = accuracy(scores)
+            rows[name] = {
+                "slug": slug,
+                "accuracy": a.accuracy,
+                "ci95": a.ci95,
+                "n": a.n,
+                "unparsed": a.unparsed,
+                "ties": a.ties,
+            }
+        return {"rows": rows}
+
+    def export_stage(self, policy: Path, work: Workdir) -> Mapping[str, Any]:
+        export_judge(work / "export", self.judge(policy))
+        return {"path": str(work / "export")}

@@ -1,0 +1,104 @@
+"""Judges pairs with any language model: per-item scores and a summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rmjax.config import to_json
+from rmjax.evaluation.baselines import trivial
+from rmjax.evaluation.calibration import calibration
+from rmjax.evaluation.pairwise import accuracy, accuracy_by
+from rmjax.evaluation.provenance import Provenance
+from rmjax.evaluation.summary import Row, write_scores, write_summary
+from rmjax.evaluation.tables import accuracy_table
+from rmjax.jobs.evaluation import Evaluation, item_scores, judge_items
+from rmjax.jobs.export import load_judge, saved_prompt
+from rmjax.jobs.sources import ModelSource, PairFile
+from rmjax.jobs.workdir import Workdir
+from rmjax.judging.prompts import JSON_JUDGE, JudgePrompt
+from rmjax.judging.votes import Summary, summary
+from rmjax.sampling.policy import Sampling
+from rmjax.statistics import Interval
+
+console = Console()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgeJob:
+    """Judges every pair of a file, both orders by default; writes scores.jsonl, judgments.jsonl, summary.json."""
+
+    workdir: str = "runs/judge"
+    model: ModelSource = ModelSource()
+    data: PairFile = PairFile()
+    prompt: JudgePrompt | None = None  # None: the one that the model was exported with, else the JSON judge
+    sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=512)  # its temperature is evaluation.temperature
+    evaluation: Evaluation = Evaluation()
+    seed: int = 0
+
+    def run(self, command: str = "") -> None:
+        """Judges what is not judged yet and prints the summary."""
+        source = self.data.read()
+        items = list(source.records)
+        work = Workdir(self.workdir, to_json(self), {self.data.path: source.hash})
+        provenance = Provenance(
+            work / "run.json", command=command, config=to_json(self), data={self.data.path: source.hash}, seed=self.seed
+        )
+        directory = self.model.directory()
+        prompt = self.prompt or saved_prompt(directory) or JSON_JUDGE
+        judge = load_judge(directory, self.model, prompt, self.sampling, seed=self.seed)
+        start = time.perf_counter()
+        judgments, found = judge_items(judge, items, self.evaluation, path=work / "judgments.jsonl")
+        seconds = time.perf_counter() - start
+        scores = item_scores(items, found)
+        write_scores(work / "scores.jsonl", scores)
+        figures = summary(judgments, items)
+        row = Row.of(accuracy(scores), method="judge", labels=0, seed=self.seed, seconds=round(seconds, 3))
+        baselines = {name: accuracy(s) for name, s in trivial(items).items()}
+        known = [s.prob_chosen for s in scores if s.prob_chosen is not None]
+        facts: dict[str, Any] = {"judge": dataclasses.asdict(figures), "testbed": "real data", "schema": source.schema}
+        facts["baselines"] = {name: dataclasses.asdict(a) for name, a in baselines.items()}
+        facts["calibration"] = dataclasses.asdict(calibration(known)) if known else None
+        facts["subsets"] = {name: dataclasses.asdict(a) for name, a in accuracy_by(scores, "subset").items()}
+        write_summary(work / "summary.json", [row], **without_nan(facts))
+        provenance.finish(contract=judge.chat.contract())
+        console.print(accuracy_table([row], baselines, title=f"{self.model.path} on {self.data.path}"))
+        console.print(judge_table(figures))
+        console.print(f"per item: [bold]{work / 'scores.jsonl'}[/]   numbers: {work / 'summary.json'}")
+
+
+def judge_table(figures: Summary) -> Table:
+    """A judge's figures for a terminal."""
+    table = Table("judge", "", "95 % interval", "n", box=None, padding=(0, 2, 0, 0))
+    for name, value in named(figures):
+        table.add_row(
+            name, f"{100 * value.value:.1f}", f"{100 * value.low:.1f} to {100 * value.high:.1f}", f"{value.n:,}"
+        )
+    return table
+
+
+def named(figures: Summary) -> Sequence[tuple[str, Interval]]:
+    """The figures that are shown, in words."""
+    return (
+        ("accuracy, unparsed items count one half", figures.accuracy),
+        ("accuracy over parsed items", figures.accuracy_parsed),
+        ("accuracy of p(chosen) > 1/2", figures.accuracy_prob),
+        ("both orders agree", figures.consistency),
+        ("says A (1/2: no position bias)", figures.says_a),
+        ("unparsed judgments", figures.unparsed),
+        ("forced verdicts", figures.forced),
+    )
+
+
+def without_nan(value: Any) -> Any:
+    """A JSON tree with NaN (empty calibration bins) as null."""
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,83 @@
+"""Fills the report's parts from the files that stages left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rmjax import jsonl
+from rmjax.evaluation.calibration import Calibration, calibration
+from rmjax.evaluation.pairwise import ItemScore
+from rmjax.evaluation.report import Grades, Reading
+from rmjax.evaluation.summary import read_json
+from rmjax.records import Judgment, Preference
+from rmjax.refine.levels import Graded
+from rmjax.refine.refinement import Refinement
+
+SHOWN = ("train/loss", "train/rewards/accuracies", "train/rewards/margins", "train/accuracy")
+
+
+def curves(folders: Mapping[str, Path]) -> dict[str, list[tuple[float, float]]]:
+    """ "stage/metric" -> [(step, value)], from each stage's metrics.jsonl, where it has one."""
+    out: dict[str, list[tuple[float, float]]] = {}
+    for stage, folder in folders.items():
+        path = folder / "metrics.jsonl"
+        for _, row in jsonl.lines(path) if path.exists() else ():
+            for name in SHOWN:
+                if name in row:
+                    out.setdefault(f"{stage}/{name.removeprefix('train/')}", []).append((row["step"], row[name]))
+    return out
+
+
+def grades(folder: Path, refinement: Refinement) -> Grades:
+    """What refinement made, from a folder's graded.jsonl and table.json."""
+    graded = jsonl.read(folder / "graded.jsonl", Graded)
+    made = read_json(folder / "table.json")
+    levels = Counter(g.level for g in graded)
+    how = "1 - rank of PPL" if refinement.score == "rank" else f"exp(-PPL / {refinement.tau:g})"
+    return Grades(
+        right=[g.score for g in graded if g.judgment.correct],
+        wrong=[g.score for g in graded if g.judgment.correct is False],
+        threshold=refinement.threshold if isinstance(refinement.threshold, float) else None,
+        score=f"{how}, reasoning {'given the prompt' if refinement.context == 'prompt' else 'alone'}",
+        levels={name: levels[name] for name in ("SA", "WA", "WR", "SR", "unparsed")},
+        made={
+            "pairs": made["pairs"],
+            "items with a pair": made["usable"],
+            **{f"items without: {reason}": n for reason, n in made["without"].items()},
+            **({"AUC of low perplexity for right": f"{made['auc']:.3f}"} if made["auc"] is not None else {}),
+        },
+    )
+
+
+def readings(path: Path, items: Sequence[Preference], *, title: str, each: int = 3) -> list[Reading]:
+    """Some right, some wrong and some unparsed judgments of a judgments.jsonl, with their pairs."""
+    by_id = {p.id: p for p in items}
+    found = [Reading.of(by_id[j.item], j, title=title) for j in jsonl.read(path, Judgment)]
+    return [r for outcome in ("right", "wrong", "unparsed") for r in [r for r in found if r.outcome == outcome][:each]]
+
+
+def graded_readings(folder: Path, items: Sequence[Preference], *, title: str) -> list[Reading]:
+    """One judgment of every level, with its grade."""
+    by_id = {p.id: p for p in items}
+    first: dict[str, Graded] = {}
+    for g in jsonl.read(folder / "graded.jsonl", Graded):
+        first.setdefault(g.level, g)
+    return [
+        Reading.of(
+            by_id[g.judgment.item],
+            g.judgment,
+            title=title,
+            level=level,
+            grade=g.grade,
+            perplexity=g.perplexity,
+        )
+        for level, g in first.items()
+    ]
+
+
+def calibrated(scores: Sequence[ItemScore]) -> Calibration | None:
+    """Calibration over the items with a probability; None where there is none."""
+    known = [s.prob_chosen for s in scores if s.prob_chosen is not None]
+    return calibration(known) if known else None

@@ -1,0 +1,145 @@
+"""Where a job's model and pairs come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from rmjax.data.chat import Chat
+from rmjax.data.sources import Source, read_preferences
+from rmjax.errors import UserError
+from rmjax.models import hf
+from rmjax.models.model import Model
+from rmjax.records import Preference
+
+console = Console()
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A Hugging Face model."""
+
+    path: str = ""  # a directory, or a hub id (the only thing that is ever downloaded)
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters stay float32
+    template: Literal["auto", "chat", "raw"] = (
+        "auto"  # chat: the tokenizer's own template; raw: plain text; auto: chat if it has one
+    )
+    remat: bool = False  # recompute activations in the backward pass: less memory, more time
+
+    def directory(self) -> Path:
+        """The local directory; a hub id is downloaded.
+
+        Raises:
+          UserError: no path, or neither a directory nor a hub id.
+        """
+        if not self.path:
+            raise UserError("--model.path is empty: give a Hugging Face directory or a hub id")
+        local = Path(self.path).expanduser()
+        if local.is_dir():
+            return local
+        if local.exists():
+            raise UserError(f"--model.path {self.path} is a file: give the directory that holds config.json")
+        if not HUB_ID.match(self.path) or self.path.startswith((".", "/")):
+            raise UserError(f"--model.path {self.path}: no such directory, and not a hub id (owner/name)")
+        from huggingface_hub import snapshot_download
+
+        try:
+            wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
+            return Path(snapshot_download(self.path, allow_patterns=wanted))
+        except Exception as e:  # the hub raises many types; the user needs the one line
+            raise UserError(
+                f"--model.path {self.path}: no such directory, and the hub says: {str(e).splitlines()[0]}"
+            ) from e
+
+    def load(self) -> tuple[Model, Any, Chat]:
+        """The model, its float32 parameters and its token contract."""
+        directory = self.directory()
+        model, params = hf.load(directory)
+        model = model.with_config(dtype=self.dtype, remat=self.remat)
+        chat = Chat.load(directory, template=self.template)
+        chat.require_vocab(model.config.vocab)
+        return model, params, chat
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairFile:
+    """A file of labelled pairs."""
+
+    path: str = ""  # .jsonl, .jsonl.gz, .json, .parquet or a hub id; schemas: docs/data.md
+    schema: str = "auto"
+    ignore: tuple[str, ...] = ()  # columns to leave out
+    empty: Literal["error", "drop"] = "error"  # pairs with an empty answer
+    identical: Literal["error", "drop"] = "error"  # pairs with equal answers
+    limit: int = 0  # use only the first so many pairs; 0: all
+
+    def read(self) -> Source:
+        """The pairs by these policies, with the schema found, counts of what was dropped and the file's hash."""
+        if not self.path:
+            raise UserError("--data.path is empty: give a file of labelled pairs (docs/data.md lists the schemas)")
+        source = read_preferences(
+            self.path, schema=self.schema, ignore=self.ignore, empty=self.empty, identical=self.identical
+        )
+        console.print(f"{self.path}: {len(source.records):,} pairs, schema {source.schema}{dropped(source)}")
+        return dataclasses.replace(source, records=source.records[: self.limit]) if self.limit else source
+
+
+def dropped(source: Source) -> str:
+    """What the reader dropped, in words."""
+    return "".join(f", {n:,} dropped ({why})" for why, n in source.dropped.items() if n)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs(PairFile):
+    """Labelled pairs: a training file and what is held out."""
+
+    eval_path: str = ""  # held-out pairs; empty: a tenth of `path`, by a hash of the prompt
+    eval_limit: int = 0  # use only the first so many held-out pairs; 0: all
+
+    def load(self) -> tuple[list[Preference], list[Preference], dict[str, str]]:
+        """(training pairs, held-out pairs, data hashes).
+
+        Raises:
+          UserError: no path, unreadable data, nothing to train on or to evaluate on, or a held-out pair is trained on.
+        """
+        source = dataclasses.replace(self, limit=0).read()
+        hashes = {self.path: source.hash}
+        if self.eval_path:
+            held = dataclasses.replace(self, path=self.eval_path, limit=0).read()
+            hashes[self.eval_path] = held.hash
+            train, test = source.records, held.records
+        else:
+            train, test = split_by_prompt(source.records)
+        train = train[: self.limit] if self.limit else train
+        test = test[: self.eval_limit] if self.eval_limit else test
+        if not train or not test:
+            raise UserError(
+                f"--data.path {self.path}: {len(train)} training and {len(test)} held-out pairs are left of "
+                f"{len(source.records)}: give more pairs, or --data.eval_path"
+            )
+        both = {p.id for p in train} & {p.id for p in test}
+        if both:
+            raise UserError(
+                f"--data.eval_path {self.eval_path}: {len(both)} pairs are in --data.path too: remove them from one"
+            )
+        return train, test, hashes
+
+
+def split_by_prompt(records: Sequence[Preference]) -> tuple[list[Preference], list[Preference]]:
+    """Nine tenths and one tenth; all pairs of a prompt fall on one side, whatever else is in the file."""
+    held = [_tenth(p) == 0 for p in records]
+    return (
+        [p for p, h in zip(records, held, strict=True) if not h],
+        [p for p, h in zip(records, held, strict=True) if h],
+    )
+
+
+def _tenth(p: Preference) -> int:
+    text = "\x1e".join(f"{m.role}\x1f{m.content}" for m in p.prompt)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 10

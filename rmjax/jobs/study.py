@@ -1,0 +1,217 @@
+"""A study in the judge world: entries side by side over SFT seeds and label draws, every row with the same search.
+
+Search draws and final draws are different label draws; search looks at dev items, the table at test items.
+Each finished run is one line of rows.jsonl, so a killed study continues where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from rmjax.config import to_json
+from rmjax.data.chat import Chat
+from rmjax.evaluation.baselines import trivial
+from rmjax.evaluation.pairwise import accuracy, compare_runs
+from rmjax.evaluation.provenance import Provenance
+from rmjax.evaluation.summary import Row, accuracies, write_scores, write_summary
+from rmjax.evaluation.tables import accuracy_table, comparison_table
+from rmjax.jobs import study_report
+from rmjax.jobs.entries import Bench, Entry, Outcome
+from rmjax.jobs.export import export_judge
+from rmjax.jobs.workdir import Workdir
+from rmjax.judging.judge import Judge
+from rmjax.methods import gfriend
+from rmjax.models import hf
+from rmjax.records import Preference
+from rmjax.sampling.policy import Sampling
+from rmjax.training.loop import Train
+from rmjax.worlds.judge_world import JudgeWorld
+
+console = Console()
+FIRST_FINAL_DRAW = 100  # search draws count from 0, final draws from here
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """Entries compared over SFT seeds and label draws in a controlled world."""
+
+    workdir: str
+    world: JudgeWorld = JudgeWorld()
+    demonstrations: int = 24_000  # transcripts of the faulty demonstrators
+    sft: Train
+    max_new_tokens: int = 80
+    seeds: tuple[int, ...] = (0, 1, 2)  # of SFT
+    draws: int = 10  # final label draws per SFT seed
+    search_draws: int = 2  # label draws of the search, on the first SFT seed
+    dev: int = 512  # items that the search looks at
+    test: int = 1536  # items of the table
+    entries: tyro.conf.Fixed[tuple[Entry, ...]]
+    baseline: str = ""  # the entry (name and labels) that the others are compared with; empty: the first
+    keep: bool = False  # keep every final run's metrics, judgments and judge (needed for the report's details)
+
+    def run(self, command: str = "") -> None:
+        """Trains the SFT judges, searches, runs every cell that is missing, writes the table."""
+        work = Workdir(self.workdir, to_json(self), {})
+        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data={}, seed=self.seeds[0])
+        chosen = self.search(work)
+        test = self.world.preferences(self.test, split="test")
+        cells = Cells(work / "rows.jsonl", ("entry", "seed", "draw"))
+        for seed in self.seeds:
+            bench = Bench(self.judge(work, seed), seed=seed)
+            for draw in range(FIRST_FINAL_DRAW, FIRST_FINAL_DRAW + self.draws):
+                for entry in self.entries:
+                    if draw - FIRST_FINAL_DRAW >= (entry.draws or self.draws):
+                        continue
+                    name = {"entry": entry.key, "seed": seed, "draw": draw}
+                    folder = work / "runs" / folder_of(entry, seed, draw) if self.keep else None
+                    run = functools.partial(self.cell, bench, entry.at(chosen[entry.key]), test, draw, folder)
+                    cells.fill(name, run)
+        self.conclude(work, cells.rows, chosen, test, provenance)
+
+    def conclude(
+        self,
+        work: Workdir,
+        lines: Sequence[dict],
+        chosen: dict[str, Any],
+        test: Sequence[Preference],
+        provenance: Provenance,
+    ) -> None:
+        """Writes summary.json, run.json and report.html; prints accuracies and paired differences to the baseline."""
+        names = ("accuracy", "n", "ties", "unparsed", "seconds", "seed", "draw", "labels")
+        rows = [
+            Row(
+                method=e.name,
+                ci95=tuple(x["ci95"]),
+                extra={k: x[k] for k in ("pairs", "usable")},
+                **{k: x[k] for k in names},
+            )
+            for e in self.entries
+            for x in lines
+            if x["entry"] == e.key
+        ]
+        of = {e.key: accuracies([r for r in rows if (r.method, r.labels) == (e.name, e.labels)]) for e in self.entries}
+        base = self.baseline or self.entries[0].key
+        found = []
+        for e in self.entries:
+            runs = of[e.key].keys() & of[base].keys()
+            if e.key != base and len(runs) > 1:
+                pick = lambda values, runs=runs: {r: values[r] for r in runs}
+                found.append(compare_runs(pick(of[e.key]), pick(of[base]), names=(e.key, base)))
+        facts = {"testbed": "controlled world", "search": chosen}
+        write_summary(work / "summary.json", rows, comparisons=[dataclasses.asdict(c) for c in found], **facts)
+        train = self.world.draw(labels=max(e.labels for e in self.entries), draw=FIRST_FINAL_DRAW)
+        folders = {e.key: folder_of(e, self.seeds[0], FIRST_FINAL_DRAW) for e in self.entries} if self.keep else {}
+        run = provenance.finish()
+        study_report.write(
+            work, entries=self.entries, test=test, train=train, rows=rows, comparisons=found, run=run, folders=folders
+        )
+        baselines = {name: accuracy(scores) for name, scores in trivial(test, train).items()}
+        console.print(accuracy_table(rows, baselines, title=f"Controlled world, {self.test:,} test items"))
+        if found:
+            console.print(comparison_table(found, title=f"Paired differences to {base}"))
+        console.print(f"report: [bold]{work / 'report.html'}[/]   numbers: {work / 'summary.json'}")
+
+    def judge(self, work: Workdir, seed: int) -> Judge:
+        """The SFT judge of one seed, trained once."""
+        name = f"sft-{seed}"
+
+        def train(folder: Path) -> None:
+            base = self.world.write_base(folder / "base", seed=seed)
+            judge = load_judge(base, self.world, self.max_new_tokens)
+            train = dataclasses.replace(self.sft, seed=seed)
+            judge = gfriend.sft(judge, self.world.demonstrations(self.demonstrations, seed=seed), train, folder=folder)
+            export_judge(folder / "export", judge)
+
+        work.stage(name, train)
+        return load_judge(work / name / "export", self.world, self.max_new_tokens)
+
+    def cell(
+        self, bench: Bench, entry: Entry, test: Sequence[Preference], draw: int, folder: Path | None = None
+    ) -> dict[str, Any]:
+        """One run as a line of rows.jsonl."""
+        items = self.world.draw(labels=entry.labels, draw=draw)
+        outcome = bench.run(entry, items, test, draw=draw, folder=folder)
+        if folder:
+            write_scores(folder / "scores.jsonl", outcome.scores)
+        return {"labels": entry.labels, **line(outcome)}
+
+    def search(self, work: Workdir) -> dict[str, tuple[float, int] | None]:
+        """The grid point with the best mean dev accuracy over the search draws, for every entry."""
+        cells = Cells(work / "search.jsonl", ("entry", "rate", "steps", "draw"))
+        dev = self.world.preferences(self.dev, split="dev")
+        if any(e.grid for e in self.entries):
+            bench = Bench(self.judge(work, self.seeds[0]), seed=self.seeds[0])
+        for draw in range(self.search_draws):
+            for entry in self.entries:
+                for point in entry.grid:
+                    run = functools.partial(self.cell, bench, entry.at(point), dev, draw)
+                    cells.fill({"entry": entry.key, "rate": point[0], "steps": point[1], "draw": draw}, run)
+        return {e.key: best_point(e, cells.rows) for e in self.entries}
+
+
+def best_point(entry: Entry, rows: Iterable[dict]) -> tuple[float, int] | None:
+    """The searched point of highest mean accuracy; None where there is no grid."""
+    mean = lambda p: np.mean(
+        [r["accuracy"] for r in rows if (r["entry"], r["rate"], r["steps"]) == (entry.key, *p)] or [-1.0]
+    )
+    return max(entry.grid, key=mean) if entry.grid else None
+
+
+def load_judge(path: Path, world: JudgeWorld, max_new_tokens: int) -> Judge:
+    """A judge of the world from a Hugging Face directory."""
+    model, params = hf.load(path)
+    chat = Chat.load(path)
+    sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
+    return Judge(
+        model=model, params=params, chat=chat, prompt=world.prompt(), sampling=sampling, seed=0, constrained=False
+    )
+
+
+def line(outcome: Outcome) -> dict:
+    """An outcome for a JSON line: its accuracy, and per item one character: 1, 0, t for a tie, u for unparsed."""
+    result = accuracy(outcome.scores)
+    return {
+        **dataclasses.asdict(result),
+        "pairs": outcome.pairs,
+        "usable": outcome.usable,
+        "seconds": round(outcome.seconds, 3),
+        "items": "".join("u" if s.unparsed else "t" if s.tie else str(int(s.outcome)) for s in outcome.scores),
+    }
+
+
+def folder_of(entry: Entry, seed: int, draw: int) -> str:
+    """The name of a run's folder."""
+    return f"{re.sub(r'[^a-z0-9]+', '-', entry.name.lower()).strip('-')}-{entry.labels}-{seed}-{draw}"
+
+
+class Cells:
+    """A grid of runs as JSON lines; a cell that is there is not run again."""
+
+    def __init__(self, path: Path, key: tuple[str, ...]):
+        self.path = path
+        self.key = key
+        self.rows: list[dict] = []
+        if path.exists():
+            whole = path.read_bytes()
+            whole = whole[: whole.rfind(b"\n") + 1]  # a line torn by a kill is run again
+            path.write_bytes(whole)
+            self.rows = [json.loads(x) for x in whole.splitlines()]
+
+    def fill(self, name: dict, run) -> None:
+        """Runs and appends the cell called `name` unless it is there."""
+        if any(all(r[k] == name[k] for k in self.key) for r in self.rows):
+            return
+        row = {**name, **run()}
+        with self.path.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+        self.rows.append(row)
