@@ -14,7 +14,7 @@ from rmjax.worlds.language import Answer, Question
 
 NONE = Faults(wrong_priority=0, quick=0, always_a=0, slip=0)
 GOOD, BAD = ("fine", "right", "good"), ("wrong", "bad", "poor")
-N = 6000
+N = 4000
 
 
 @pytest.fixture(scope="module")
