@@ -67,13 +67,13 @@ def fit(
     share: bool = True,
     window: int = WINDOW,
 ) -> RowShape:
-    """The smallest bucketed row that holds every group (or a row of `length` tokens, if that is given).
+    """The smallest bucketed row that holds every group (or a row of exactly `length` tokens, if that is given).
 
     Slots, targets and pairs are what rows of that length need when they are packed in the given order. Groups longer
     than `length` are left out of account: `limit` decides what becomes of them.
     """
     sizes = [load(g, pairs_per_group=pairs_per_group, share=share) for g in groups]
-    length = bucket(length or max((s.length for s in sizes), default=1))
+    length = length or bucket(max((s.length for s in sizes), default=1))
     sizes = [s for s in sizes if s.length <= length]
     if not sizes:
         raise UserError(f"length {length}: no group fits a row of that many tokens; give a larger length")
