@@ -125,8 +125,8 @@ class Judge:
     def _answer(self, asks: Sequence[Ask], path: Path | None) -> list[Judgment]:
         """The judgments asked for: those on file, and the rest sampled now and written with them, whole."""
         times = Counter(ask.id for ask in asks)
-        if (bad := next((a.item.id for a in asks if not a.item.id or times[a.id] > 1), None)) is not None:
-            raise UserError(f"item id {bad!r} is empty or repeats: give every pair its own id")
+        if (twice := next((a.item.id for a in asks if times[a.id] > 1), None)) is not None:
+            raise UserError(f"item id {twice!r} repeats: give every pair its own id")
         known = on_file(path, asks) if path else {}
         missing = [rest for ask in asks if (rest := remaining(ask, known)) is not None]
         if missing:

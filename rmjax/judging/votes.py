@@ -10,6 +10,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from rmjax.errors import UserError
 from rmjax.judging.asks import SLOTS
 from rmjax.records import Judgment, Preference, Slot
 from rmjax.statistics import Interval, wilson
@@ -87,8 +88,11 @@ def verdicts(judgments: Iterable[Judgment], items: Sequence[Preference]) -> list
     """The verdict on every item, in the order of the items.
 
     Raises:
+        UserError: an item is labelled a tie, so that no verdict on it is right.
         ValueError: an item has no judgment, or a judgment no item.
     """
+    if (even := next((item for item in items if item.tie), None)) is not None:
+        raise UserError(f"item {even.id!r}: labelled tie, so no verdict is right; drop ties before judging accuracy")
     of_item: dict[str, list[Judgment]] = {item.id: [] for item in items}
     for judgment in judgments:
         if judgment.item not in of_item:

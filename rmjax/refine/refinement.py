@@ -6,6 +6,7 @@ Equations, tests and deviations: docs/methods/gfriend.md.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -41,6 +42,10 @@ class Refinement:
 
     def __post_init__(self) -> None:
         parse_quantile(self.threshold)
+        for name, kind in typing.get_type_hints(type(self)).items():
+            options = typing.get_args(kind) if typing.get_origin(kind) is Literal else (getattr(self, name),)
+            if getattr(self, name) not in options:
+                raise UserError(f"refinement.{name}={getattr(self, name)!r}: use one of {', '.join(options)}")
         for name, least in (("tau", 1e-9), ("alpha", 0), ("retries", 0), ("retry_samples", 1), ("hints", 0)):
             if not getattr(self, name) >= least:
                 raise UserError(f"refinement.{name}={getattr(self, name)}: give a number of at least {least}")
@@ -50,9 +55,7 @@ class Refinement:
             ("retry_samples", self.retries > 0, "retries=0"),
         ):
             if not used and getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise UserError(
-                    f"refinement.{name}={getattr(self, name)} has no effect with {why}: leave one of them out"
-                )
+                raise UserError(f"refinement.{name}={getattr(self, name)} does nothing with {why}: leave one out")
 
 
 # The constants of the public code: at tau = 10 a threshold of 0.5 is a perplexity of 6.93 of the reasoning alone.
