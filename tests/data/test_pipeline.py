@@ -8,6 +8,7 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from rmjax.data.packing import fit
 from rmjax.data.pipeline import batches, draw
@@ -184,3 +185,16 @@ def test_impossible_options_are_refused(options, says):
     options = {"groups": GROUPS, "batch": 2, "seed": 0, **options}
     with pytest.raises(UserError, match=says):
         batches(options.pop("groups"), SHAPE, **options)
+
+
+def test_orbax_saves_and_restores_the_position(tmp_path):
+    begin = lambda: batches(GROUPS, SHAPE, batch=2, seed=1, epochs=2)
+    it = begin()
+    for _ in range(3):
+        next(it)
+    with ocp.training.Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save_checkpointables(3, {"data": it})
+        other = begin()
+        checkpoints.load_checkpointables(3, {"data": other})
+    assert other.get_state() == it.get_state()
+    assert all(map(same, it, other))
