@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rmjax.data.chat import Chat
 from rmjax.errors import UserError
 from rmjax.judging.prompts import JSON_JUDGE, JudgePrompt
 from rmjax.judging.verdicts import Labels, parse, token_at
@@ -157,6 +159,20 @@ def test_labels_that_are_not_single_and_distinct_cannot_be_forced():
 def test_a_prefix_that_swallows_its_label_cannot_be_forced(chat):
     assert Labels.of(chat, prompt(prefix="verdict")).forced == ()  # verdictA is one word
     assert len(Labels.of(chat, prompt(prefix="verdict ")).forced) == 2
+
+
+def test_a_real_tokenizer(shared):
+    files = shared / "weights" / "tokenizers" / "gpt2"
+    chat = Chat(transformers.GPT2Tokenizer(str(files / "vocab.json"), str(files / "merges.txt")))
+    labels = Labels.of(chat, JSON_JUDGE)
+    assert [chat.text([i]) for i in labels.forced] == ["A", "B"]
+    assert [chat.text([i]) for i in labels.watch] == ["A", " A", "B", " B"]
+    for end in ('"}', '" }', '",'):
+        tokens = chat.completion_ids('{"reasoning": "naïve 東京 🙂.", "verdict": "B' + end)
+        found = parse(tokens, chat, JSON_JUDGE)
+        assert (found.verdict, tokens[found.index]) == ("B", labels.forced[1])
+        assert chat.text(tokens[: found.reasoning]) == '{"reasoning": "naïve 東京 🙂.",'
+    assert tuple(chat.text_ids(JSON_JUDGE.prefix + "B" + JSON_JUDGE.suffix))[:-1] == (*labels.prefix, labels.forced[1])
 
 
 def test_probability_of_a_is_over_all_ways_to_write_it():
