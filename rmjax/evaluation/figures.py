@@ -1,6 +1,7 @@
 """The report's figures: matplotlib, as inline SVG whose colours and fonts the page decides, so that it can be dark.
 
-Every figure is drawn in sentinel colours, which are then replaced by CSS variables; text stays text.
+Every figure is drawn in sentinel colours, which are then replaced by CSS variables; text stays text. Names that come
+from elsewhere stand in the page, never in a figure.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ STYLE = {
     "font.family": "sans-serif",
     "font.size": 8.5,
     "text.color": INK,
-    "text.parse_math": False,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
     "axes.linewidth": 0.8,
@@ -61,7 +61,7 @@ def draw(size: tuple[float, float], paint: Callable[[Figure], None], label: str)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)  # the page's style rules
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)  # needless inside HTML
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)  # the page sets the size
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
@@ -118,7 +118,7 @@ def _ticks(ax: Axes) -> None:
     ax.margins(x=0.01, y=0.12)
 
 
-def histogram(right: Sequence[float], wrong: Sequence[float], *, threshold: float | None, name: str) -> Markup:
+def histogram(right: Sequence[float], wrong: Sequence[float], *, threshold: float | None, label: str) -> Markup:
     """Scores of the judgments with a right and with a wrong verdict on one axis, and the threshold between levels."""
     groups = [np.asarray(right, np.float64), np.asarray(wrong, np.float64)]
     both = np.concatenate(groups)
@@ -134,11 +134,11 @@ def histogram(right: Sequence[float], wrong: Sequence[float], *, threshold: floa
             ax.text(threshold, 1.0, f" threshold {threshold:.3g}", transform=ax.get_xaxis_transform(), va="bottom")
         _ticks(ax)
         ax.xaxis.set_major_locator(MaxNLocator(6))
-        ax.set_xlabel(name)
+        ax.set_xlabel("score")
         ax.set_ylabel("judgments")
         ax.legend(frameon=False, fontsize=8.5, handlelength=1.0, labelcolor=INK, loc="best")
 
-    return draw((4.6, 2.2), paint, f"Histogram of {name} for right and wrong judgments")
+    return draw((4.6, 2.2), paint, label)
 
 
 def reliability(c: Calibration, name: str) -> Markup:

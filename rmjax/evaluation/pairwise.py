@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rmjax.errors import UserError
+from rmjax.judging.votes import ItemVerdict
 from rmjax.records import Preference
 from rmjax.statistics import Interval, crossed_interval, mcnemar, paired_bootstrap, t_interval, wilson
 
@@ -118,6 +119,28 @@ def from_scores(items: Sequence[Preference], scores: np.ndarray, *, logistic: bo
             )
         )
     return out
+
+
+def from_verdicts(items: Sequence[Preference], verdicts: Sequence[ItemVerdict]) -> list[ItemScore]:
+    """Outcomes of a judge: the majority of its votes on each item, with its probability.
+
+    Args:
+        items: n items.
+        verdicts: their verdicts, in the same order (`judging.votes.verdicts`).
+    """
+    if [p.id for p in items] != [v.item for v in verdicts]:
+        raise ValueError("verdicts are not those of the items, in their order")
+    return [
+        ItemScore(
+            id=item.id,
+            outcome=0.5 if v.outcome is None else v.outcome,
+            unparsed=v.outcome is None,
+            prob_chosen=v.prob_chosen,
+            subset=item.subset,
+            source=item.source,
+        )
+        for item, v in zip(items, verdicts, strict=True)
+    ]
 
 
 def accuracy(scores: Sequence[ItemScore]) -> Accuracy:

@@ -5,100 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from rmjax import jsonl
 from rmjax.evaluation import figures
-from rmjax.evaluation.calibration import Calibration
-from rmjax.evaluation.pairwise import Accuracy, Comparison
-from rmjax.evaluation.summary import Group, Row, groups
+from rmjax.evaluation.sections import Grades, Reading, ReportData
+from rmjax.evaluation.summary import Group, groups
 from rmjax.evaluation.tables import halves, p_text
-from rmjax.records import Judgment, Preference, Slot
 
 FIRST_METRICS = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Grades:
-    """What refinement made of the judgments of one round."""
-
-    right: Sequence[float]  # score of each judgment whose verdict was right
-    wrong: Sequence[float]
-    threshold: float | None = None  # between weak and strong
-    score: str = "score"  # what the scores are, e.g. "exp(-PPL / 10), reasoning given the prompt"
-    levels: Mapping[str, int] = dataclasses.field(default_factory=dict)  # level -> judgments, strongest accept first
-    made: Mapping[str, int | float | str] = dataclasses.field(default_factory=dict)  # pairs, items without pairs, ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reading:
-    """A judgment to read, with the pair that it judges."""
-
-    item: str
-    question: str
-    answers: Mapping[Slot, str]
-    chosen: Slot  # the slot of the answer that the label prefers
-    text: str  # as generated
-    verdict: Literal["A", "B", "tie"] | None
-    title: str = ""  # who judged
-    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)  # grade, level, perplexity, ... as shown
-
-    @classmethod
-    def of(cls, item: Preference, judgment: Judgment, *, title: str = "", **facts: str | float | None) -> Reading:
-        """The reading of a judgment; facts that are None are left out, and p(A) is added where it is known."""
-        texts = (item.chosen, item.rejected) if judgment.slot == "A" else (item.rejected, item.chosen)
-        shown = {"p(A)": judgment.prob_a, **facts}
-        turns = [m.content if len(item.prompt) == 1 else f"{m.role}: {m.content}" for m in item.prompt]
-        return cls(
-            item=item.id,
-            question="\n\n".join(turns),
-            answers={"A": texts[0], "B": texts[1]},
-            chosen=judgment.slot,
-            text=judgment.text,
-            verdict=judgment.verdict,
-            title=title,
-            facts={k: f"{v:.3g}" if isinstance(v, float) else str(v) for k, v in shown.items() if v is not None},
-        )
-
-    @property
-    def outcome(self) -> Literal["right", "wrong", "tie", "unparsed"]:
-        """What the verdict is against the label."""
-        if self.verdict is None:
-            return "unparsed"
-        return "tie" if self.verdict == "tie" else "right" if self.verdict == self.chosen else "wrong"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What one stage took."""
-
-    stage: str
-    seconds: float
-    labels: int | None = None  # labelled pairs that it read
-    tokens: int | None = None  # that it generated or trained on
-    note: str = ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReportData:
-    """Everything on the page. Empty parts are left out, and the page says which."""
-
-    title: str
-    testbed: Literal["controlled world", "real data"]
-    lead: str = ""  # a sentence or two: what was run on what
-    rows: Sequence[Row] = ()
-    baselines: Mapping[str, Accuracy] = dataclasses.field(default_factory=dict)  # trivial ones, by name
-    comparisons: Sequence[Comparison] = ()
-    subsets: Mapping[str, Mapping[str, Accuracy]] = dataclasses.field(default_factory=dict)  # method -> subset -> ...
-    curves: Mapping[str, Sequence[tuple[float, float]]] = dataclasses.field(default_factory=dict)  # "stage/metric"
-    grades: Mapping[str, Grades] = dataclasses.field(default_factory=dict)  # by method or round
-    calibration: Mapping[str, Calibration] = dataclasses.field(default_factory=dict)  # by method
-    readings: Sequence[Reading] = ()
-    costs: Sequence[Cost] = ()
-    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # run.json
 
 
 def write(path: Path, data: ReportData) -> None:
@@ -185,11 +104,12 @@ def curve_figures(curves: Mapping[str, Sequence[tuple[float, float]]]) -> list[d
     return stages
 
 
-def histogram_figure(g: Grades) -> Any:
+def histogram_figure(g: Grades) -> Markup | None:
     """The histogram of a round's scores, or None where it has none."""
     if not len(g.right) + len(g.wrong):
         return None
-    return figures.histogram(g.right, g.wrong, threshold=g.threshold, name=g.score)
+    label = f"Histogram of {g.score} for right and wrong judgments"
+    return figures.histogram(g.right, g.wrong, threshold=g.threshold, label=label)
 
 
 def outcomes(readings: Sequence[Reading]) -> dict[str, list[Reading]]:

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from rmjax.evaluation import report
 from rmjax.evaluation.calibration import calibration
 from rmjax.evaluation.pairwise import ItemScore, accuracy, compare, compare_runs
+from rmjax.evaluation.sections import Cost, Grades, Reading, ReportData
 from rmjax.evaluation.summary import Row, accuracies
 from rmjax.records import Judgment, Message, Preference
 
@@ -18,7 +18,7 @@ def item_scores(rng: np.random.Generator, rate: float, n: int = 1024, ties: floa
     return [ItemScore(id=f"item-{i}", outcome=float(o), subset=("easy", "hard")[i % 2]) for i, o in enumerate(outcomes)]
 
 
-def fake_report() -> report.ReportData:
+def fake_report() -> ReportData:
     rng = np.random.default_rng(3)
     rates = {
         ("SFT judge, greedy", 0): (0.652, 96.2),
@@ -95,18 +95,18 @@ def fake_report() -> report.ReportData:
 
     grade = dict(grade=0.561, level="strong accept", PPL=5.78)
     readings = [
-        report.Reading.of(item, judgment("A"), title="GFRIEND", **grade),
-        report.Reading.of(item, judgment("B"), title="GFRIEND", **grade | {"level": "strong reject"}),
-        report.Reading.of(item, judgment("B", slot="B"), title="SFT judge", **grade),
-        report.Reading.of(item, judgment(None), title="SFT judge", grade=None),
+        Reading.of(item, judgment("A"), title="GFRIEND", **grade),
+        Reading.of(item, judgment("B"), title="GFRIEND", **grade | {"level": "strong reject"}),
+        Reading.of(item, judgment("B", slot="B"), title="SFT judge", **grade),
+        Reading.of(item, judgment(None), title="SFT judge", grade=None),
     ]
     costs = [
-        report.Cost(stage="SFT", seconds=96.2, tokens=1_920_000, note="shared by every judge"),
-        report.Cost(stage="sample", seconds=6.4, labels=64, tokens=62_031),
-        report.Cost(stage="refine", seconds=0.3, labels=64),
-        report.Cost(stage="M-DPO", seconds=9.9, labels=64, tokens=71_400),
-        report.Cost(stage="evaluate", seconds=11.8, tokens=61_440),
-        report.Cost(stage="all-label DPO", seconds=61.0, labels=2048, tokens=512_000),
+        Cost(stage="SFT", seconds=96.2, tokens=1_920_000, note="shared by every judge"),
+        Cost(stage="sample", seconds=6.4, labels=64, tokens=62_031),
+        Cost(stage="refine", seconds=0.3, labels=64),
+        Cost(stage="M-DPO", seconds=9.9, labels=64, tokens=71_400),
+        Cost(stage="evaluate", seconds=11.8, tokens=61_440),
+        Cost(stage="all-label DPO", seconds=61.0, labels=2048, tokens=512_000),
     ]
     run = {
         "command": "python -m rmjax.launch quickstart --workdir runs/mine --seed 0",
@@ -124,7 +124,7 @@ def fake_report() -> report.ReportData:
         "shorter answer wins": accuracy(item_scores(rng, 0.48, ties=0.2)),
         "bag of words, prompt-blind": accuracy(item_scores(rng, 0.55)),
     }
-    return report.ReportData(
+    return ReportData(
         title="GFRIEND on the judge world: 64 labels",
         testbed="controlled world",
         lead="A small judge, trained from scratch on faulty demonstrations, learns from 64 labelled pairs. Every row "
@@ -137,7 +137,7 @@ def fake_report() -> report.ReportData:
         },
         curves=curves,
         grades={
-            "Round 1": report.Grades(
+            "Round 1": Grades(
                 right=right, wrong=wrong, threshold=0.55, score="score exp(−PPL/10)", levels=levels, made=made
             )
         },
@@ -152,5 +152,5 @@ def fake_report() -> report.ReportData:
 
 
 @pytest.fixture(scope="session")
-def report_data() -> report.ReportData:
+def report_data() -> ReportData:
     return fake_report()

@@ -1,0 +1,63 @@
+"""Figures: themed, deterministic, and honest about what is not drawn."""
+
+import re
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+
+from rmjax.evaluation import figures
+from rmjax.evaluation.calibration import calibration
+
+
+def parsed(svg: str) -> xml.etree.ElementTree.Element:
+    return xml.etree.ElementTree.fromstring(str(svg).replace("<svg", '<svg xmlns:xlink="x"', 1))
+
+
+def test_only_the_page_s_colours():
+    drawn = [
+        figures.curve([(i, float(i % 7)) for i in range(100)], "loss")[0],
+        figures.histogram([0.2, 0.4, 0.6], [0.1, 0.5], threshold=0.3, label="score"),
+        figures.reliability(calibration([0.7, 0.2, 0.9, 0.6]), "judge"),
+    ]
+    for svg in drawn:
+        root = parsed(svg)
+        assert root.get("role") == "img" and root.get("viewBox") and root.get("width") is None
+        # the clip shape's hidden white is not paint
+        colours = set(re.findall(r"#[0-9a-f]{6}\b", svg)) - set(re.findall(r"href=\"(#[^\"]*)", svg))
+        assert not {c for c in colours if f"url({c}" not in svg}, colours
+        assert "var(--right)" in svg
+        assert "http" not in svg
+
+
+def test_the_same_data_draw_the_same_bytes():
+    points = [(i, np.sin(i)) for i in range(50)]
+    assert figures.curve(points, "loss") == figures.curve(points, "loss")
+
+
+def test_what_is_not_finite_is_counted():
+    svg, left_out = figures.curve([(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 0.5)], "loss")
+    assert left_out == 2 and "nan" not in svg.lower()
+    assert figures.curve([(0, float("nan"))], "loss")[1] == 1
+
+
+def test_labels_are_text_whatever_they_hold():
+    hostile = '</svg><script>alert(1)</script> $\\foo$ & "'
+    svg = figures.histogram([0.1], [], threshold=None, label=hostile)
+    parsed(svg)
+    assert "<script" not in svg
+    svg, _ = figures.curve([(0, 1.0), (1, 2.0)], hostile)
+    parsed(svg)
+    assert "<script" not in svg
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7])
+def test_moving_mean(width):
+    y = np.random.default_rng(0).random(20)
+    slow = [y[max(0, i - width // 2) : i + (width + 1) // 2].mean() for i in range(20)]
+    np.testing.assert_allclose(figures.moving_mean(y, width), slow)
+
+
+def test_curves_by_stage():
+    curves = {"SFT/loss": [1], "SFT/rewards/chosen": [2], "accuracy": [3]}
+    assert figures.curves_by_stage(curves) == {"SFT": [("loss", [1]), ("rewards/chosen", [2])], "": [("accuracy", [3])]}
