@@ -7,7 +7,8 @@ p prompts, s prompt tokens, g samples of a prompt.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,8 +19,8 @@ from jaxtyping import Array, Float, Int
 from rmjax.errors import UserError
 from rmjax.models.attention import attend
 from rmjax.models.cache import PromptCache, SuffixCache, attend_cached
-from rmjax.models.config import DecoderConfig
-from rmjax.models.layers import activate, param, rms_norm, rotate, rotations, softcap
+from rmjax.models.config import DecoderConfig, Rope
+from rmjax.models.layers import Constant, Normal, activate, param, rms_norm, rotate, rotations, softcap
 from rmjax.sharding import shard
 
 Mix = Callable[[Array, Array, Array], tuple[Array, Any]]  # q, k, v -> output [b t n h], what the caller keeps
@@ -28,39 +29,38 @@ Mix = Callable[[Array, Array, Array], tuple[Array, Any]]  # q, k, v -> output [b
 class Block(nnx.Module):
     """Attention and a gated MLP, each behind a norm. What attends to what is the caller's `mix`."""
 
-    def __init__(self, c: DecoderConfig, *, rngs: nnx.Rngs) -> None:
-        r, d, n, k, h, f = rngs.params, c.embed, c.heads, c.kv_heads, c.head_dim, c.mlp
+    def __init__(self, c: DecoderConfig) -> None:
+        d, n, k, h, f = c.embed, c.heads, c.kv_heads, c.head_dim, c.mlp
         self.config = c
-        one = nnx.initializers.zeros if c.norm_offset else nnx.initializers.ones
-        zero = nnx.initializers.zeros
+        one, zero = Constant(0.0 if c.norm_offset else 1.0), Constant(0.0)
         # Fan-in scale; what is added to the residual stream is scaled down by the number of additions.
-        fan = lambda size, scale=1.0: nnx.initializers.normal(scale * size**-0.5)
+        fan = lambda size, scale=1.0: Normal(scale * size**-0.5)
         add = (2 * c.layers) ** -0.5
-        self.attn_norm = param(r(), (d,), ("act_embed",), one)
-        self.wq = param(r(), (d, n, h), ("embed", "heads", "head_dim"), fan(d))
-        self.wk = param(r(), (d, k, h), ("embed", "kv_heads", "head_dim"), fan(d))
-        self.wv = param(r(), (d, k, h), ("embed", "kv_heads", "head_dim"), fan(d))
-        self.wo = param(r(), (n, h, d), ("heads", "head_dim", "embed"), fan(n * h, add))
-        self.mlp_norm = param(r(), (d,), ("act_embed",), one)
-        self.gate = param(r(), (d, f), ("embed", "mlp"), fan(d))
-        self.up = param(r(), (d, f), ("embed", "mlp"), fan(d))
-        self.down = param(r(), (f, d), ("mlp", "embed"), fan(f, add))
+        self.attn_norm = param((d,), ("act_embed",), one)
+        self.wq = param((d, n, h), ("embed", "heads", "head_dim"), fan(d))
+        self.wk = param((d, k, h), ("embed", "kv_heads", "head_dim"), fan(d))
+        self.wv = param((d, k, h), ("embed", "kv_heads", "head_dim"), fan(d))
+        self.wo = param((n, h, d), ("heads", "head_dim", "embed"), fan(n * h, add))
+        self.mlp_norm = param((d,), ("act_embed",), one)
+        self.gate = param((d, f), ("embed", "mlp"), fan(d))
+        self.up = param((d, f), ("embed", "mlp"), fan(d))
+        self.down = param((f, d), ("mlp", "embed"), fan(f, add))
         if c.qkv_bias:
-            self.bq = param(r(), (n, h), ("heads", "head_dim"), zero)
-            self.bk = param(r(), (k, h), ("kv_heads", "head_dim"), zero)
-            self.bv = param(r(), (k, h), ("kv_heads", "head_dim"), zero)
+            self.bq = param((n, h), ("heads", "head_dim"), zero)
+            self.bk = param((k, h), ("kv_heads", "head_dim"), zero)
+            self.bv = param((k, h), ("kv_heads", "head_dim"), zero)
         if c.out_bias:
-            self.bo = param(r(), (d,), ("act_embed",), zero)
+            self.bo = param((d,), ("act_embed",), zero)
         if c.mlp_bias:
-            self.b_gate = param(r(), (f,), ("mlp",), zero)
-            self.b_up = param(r(), (f,), ("mlp",), zero)
-            self.b_down = param(r(), (d,), ("act_embed",), zero)
+            self.b_gate = param((f,), ("mlp",), zero)
+            self.b_up = param((f,), ("mlp",), zero)
+            self.b_down = param((d,), ("act_embed",), zero)
         if c.qk_norm:
-            self.q_norm = param(r(), (h,), ("head_dim",), one)
-            self.k_norm = param(r(), (h,), ("head_dim",), one)
+            self.q_norm = param((h,), ("head_dim",), one)
+            self.k_norm = param((h,), ("head_dim",), one)
         if c.post_norms:
-            self.attn_post_norm = param(r(), (d,), ("act_embed",), one)
-            self.mlp_post_norm = param(r(), (d,), ("act_embed",), one)
+            self.attn_post_norm = param((d,), ("act_embed",), one)
+            self.mlp_post_norm = param((d,), ("act_embed",), one)
 
     def _norm(self, x: Array, name: str) -> Array:
         return rms_norm(x, getattr(self, name)[...], self.config.norm_eps, self.config.norm_offset)
@@ -97,15 +97,13 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """A decoder; `blocks` is one module whose parameters carry a leading layer axis."""
 
-    def __init__(self, c: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, c: DecoderConfig) -> None:
         self.config = c
-        normal = nnx.initializers.normal(0.02)
-        self.table = param(rngs.params(), (c.vocab, c.embed), ("vocab", "embed"), normal)
+        self.table = param((c.vocab, c.embed), ("vocab", "embed"), Normal(0.02))
         if c.lm_head and not c.tied:
-            self.unembed = param(rngs.params(), (c.vocab, c.embed), ("vocab", "embed"), normal)
-        one = nnx.initializers.zeros if c.norm_offset else nnx.initializers.ones
-        self.norm = param(rngs.params(), (c.embed,), ("act_embed",), one)
-        self.blocks = nnx.vmap(lambda r: Block(c, rngs=r))(rngs.split(c.layers))
+            self.unembed = param((c.vocab, c.embed), ("vocab", "embed"), Normal(0.02))
+        self.norm = param((c.embed,), ("act_embed",), Constant(0.0 if c.norm_offset else 1.0))
+        self.blocks = nnx.vmap(lambda _: Block(c))(jnp.arange(c.layers))
 
     def hidden(
         self,
@@ -115,8 +113,7 @@ class Decoder(nnx.Module):
         branch: Int[Array, "b t"],
     ) -> Float[Array, "b t d"]:
         """Hidden states of packed rows (`data/rows.py`) after the final norm, in the activations' dtype."""
-        hidden, _, _ = self._layers(tokens, positions, _packed(positions, group, branch, self.config), None)
-        return hidden
+        return self._layers(tokens, positions, _packed(positions, group, branch, self.config))[0]
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Next-token logits, float32, the soft cap included. UserError where there is no output head."""
@@ -135,69 +132,83 @@ class Decoder(nnx.Module):
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         group = jnp.where(positions < lengths[:, None], 0, -1)
         mix = _packed(positions, group, jnp.zeros_like(group), self.config, keep=True)
-        hidden, _, (k, v) = self._layers(tokens, positions, mix, None)
+        hidden, (k, v) = self._layers(tokens, positions, mix)
         last = jnp.maximum(lengths - 1, 0)[:, None, None]
-        return jnp.take_along_axis(hidden, last, axis=1)[:, 0], PromptCache(k, v, lengths)
+        return jnp.take_along_axis(hidden, last, axis=1)[:, 0], PromptCache(tuple(k), tuple(v), lengths)
+
+    def unstack(self) -> tuple[Block, ...]:
+        """The layers one by one, for `step`. Do it once, before a loop: it copies the weights."""
+        layer = lambda i: jax.tree.map(lambda x: x[i], self.blocks)
+        return tuple(layer(i) for i in range(self.config.layers))
 
     def step(
-        self, tokens: Int[Array, "p g"], prompt: PromptCache, suffix: SuffixCache
+        self,
+        tokens: Int[Array, "p g"],
+        prompt: PromptCache,
+        suffix: SuffixCache,
+        blocks: Sequence[Block] = (),
     ) -> tuple[Float[Array, "p g d"], SuffixCache]:
         """Appends one token to each sample: its hidden state, and the suffix cache one token longer.
 
         A token's position is prompt.lengths + suffix.lengths. The g samples of prompt p read its one prompt cache.
+        `blocks` is what `unstack` returns; where a loop gives none, it copies the weights at every step.
         """
         c = self.config
-
-        def mix(q: Array, k: Array, v: Array, layer: _Layer, cache: SuffixCache) -> tuple[Array, SuffixCache, None]:
-            cache = cache.write(layer.index, k, v)
-            key, value = layer.prompt
-            o = attend_cached(
-                q, key, value, prompt.lengths, cache, layer.index,
-                window=layer.window, softcap=c.attn_softcap, scale=c.attn_scale,
-            )  # fmt: skip
-            return o, cache, None
-
         positions = prompt.lengths[:, None] + suffix.lengths
-        hidden, suffix, _ = self._layers(tokens, positions, mix, suffix, prompt)
-        return hidden, dataclasses.replace(suffix, lengths=suffix.lengths + 1)
+        at, age = jnp.arange(prompt.v[0].shape[2]), suffix.age()
+        see_prompt = (at < prompt.lengths[:, None])[:, None]
+        see_own = age <= suffix.lengths[..., None]
+        near = see_prompt & (positions[..., None] - at < c.window), see_own & (age < c.window)
+        turns = rotations(_ropes(c), c.head_dim, positions)
+        x, keys, values = self._embed(tokens), [], []
+        for i, block in enumerate(blocks or self.unstack()):
+            slides = bool(c.sliding) and c.sliding[i]
+            seen = near if slides else (see_prompt, see_own)
 
-    def _layers(
-        self, tokens: Array, positions: Array, mix: Callable, carry: Any, prompt: PromptCache | None = None
-    ) -> tuple[Array, Any, Any]:
-        """Embeds, walks the layers with `mix(q, k, v, layer, carry) -> (o, carry, kept)`, and norms.
+            def mix(q: Array, k: Array, v: Array, i: int = i, seen: tuple[Array, Array] = seen) -> tuple[Array, Any]:
+                own = suffix.write(i, k, v)
+                pair = prompt.k[i], prompt.v[i]
+                return attend_cached(q, pair, own, *seen, softcap=c.attn_softcap, scale=c.attn_scale), own
+
+            x, (k, v) = block(x, turns[-1 if slides else 0], mix)
+            keys.append(k)
+            values.append(v)
+        suffix = SuffixCache(tuple(keys), tuple(values), suffix.lengths + 1, suffix.clock + 1)
+        return rms_norm(x, self.norm[...], c.norm_eps, c.norm_offset), suffix
+
+    def _embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        c = self.config
+        x = self.table[...].astype(c.dtype)[tokens] * jnp.asarray(c.embed_scale, c.dtype)
+        return shard(x, "batch", "length", "act_embed")
+
+    def _layers(self, tokens: Array, positions: Array, mix: Callable) -> tuple[Array, Any]:
+        """Embeds, walks the layers with `mix(q, k, v, layer) -> (o, kept)`, and norms.
 
         What differs between layers (window, rope) is scanned beside their parameters.
         """
         c = self.config
-        x = self.table[...].astype(c.dtype)[tokens] * jnp.asarray(c.embed_scale, c.dtype)
-        x = shard(x, "batch", "length", "act_embed")
-        ropes = (c.rope,) if c.local_rope is None else (c.rope, c.local_rope)
-        turns = rotations(ropes, c.head_dim, positions)
+        turns = rotations(_ropes(c), c.head_dim, positions)
         windows = c.windows
         layers = _Layer(
-            index=jnp.arange(c.layers),
             window=jnp.asarray(windows, jnp.int32) if isinstance(windows, tuple) else None,
-            rope=jnp.asarray(c.sliding, jnp.int32) if len(ropes) > 1 else None,
-            prompt=None if prompt is None else (prompt.k, prompt.v),
+            rope=jnp.asarray(c.sliding, jnp.int32) if c.local_rope is not None else None,
         )
 
-        def body(state: tuple[Array, Any], xs: tuple[Block, _Layer]) -> tuple[tuple[Array, Any], Any]:
-            (x, carry), (block, layer) = state, xs
+        def body(x: Array, xs: tuple[Block, _Layer]) -> tuple[Array, Any]:
+            block, layer = xs
             turn = turns[0] if layer.rope is None else turns[layer.rope]
             if layer.window is None:
                 layer = dataclasses.replace(layer, window=windows)
+            return block(x, turn, functools.partial(mix, layer=layer))
 
-            def inner(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Any, Any]]:
-                o, new, kept = mix(q, k, v, layer, carry)
-                return o, (new, kept)
-
-            x, (carry, kept) = block(x, turn, inner)
-            return (x, carry), kept
-
-        if c.remat and carry is None:
+        if c.remat:
             body = jax.checkpoint(body, policy=jax.checkpoint_policies.nothing_saveable)
-        (x, carry), kept = jax.lax.scan(body, (x, carry), (self.blocks, layers))
-        return rms_norm(x, self.norm[...], c.norm_eps, c.norm_offset), carry, kept
+        x, kept = jax.lax.scan(body, self._embed(tokens), (self.blocks, layers))
+        return rms_norm(x, self.norm[...], c.norm_eps, c.norm_offset), kept
+
+
+def _ropes(c: DecoderConfig) -> tuple[Rope, ...]:
+    return (c.rope,) if c.local_rope is None else (c.rope, c.local_rope)
 
 
 @jax.tree_util.register_dataclass
@@ -205,18 +216,15 @@ class Decoder(nnx.Module):
 class _Layer:
     """What one layer of the scan is told beside its parameters."""
 
-    index: Any  # []
     window: Any  # [] int32, or None
     rope: Any  # [] int32: which of the ropes, or None where there is one
-    prompt: Any  # its keys and values of the prompts, [p k s h] each, or None
 
 
 def _packed(positions: Array, group: Array, branch: Array, c: DecoderConfig, keep: bool = False) -> Callable:
     """Attention within the rows themselves; `keep` hands out keys and values as a prompt cache lays them out."""
 
-    def mix(q: Array, k: Array, v: Array, layer: _Layer, carry: None) -> tuple[Array, None, Any]:
+    def mix(q: Array, k: Array, v: Array, layer: _Layer) -> tuple[Array, Any]:
         o = attend(q, k, v, positions, group, branch, window=layer.window, softcap=c.attn_softcap, scale=c.attn_scale)
-        kept = (jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)) if keep else None
-        return o, carry, kept
+        return o, (k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)) if keep else None
 
     return mix
