@@ -12,30 +12,29 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rmjax.models.layers import param
+from rmjax.models.layers import Normal, param
 
 
 @typing.runtime_checkable
 class HeadConfig(typing.Protocol):
     """A frozen, hashable dataclass that builds a module `(hidden [..., d]) -> [...] float32`."""
 
-    def build(self, embed: int, *, rngs: nnx.Rngs) -> nnx.Module: ...
+    def build(self, embed: int) -> nnx.Module: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Linear:
-    """One score per token: w . h (the Bradley-Terry head of reward models). Scores start at zero without `scale`."""
+    """One score per token: w . h (the Bradley-Terry head of reward models)."""
 
-    scale: float = 1.0  # standard deviation of w times the root of the width
+    scale: float = 1.0  # a new w has standard deviation scale / sqrt(width); 0: scores start at zero
 
-    def build(self, embed: int, *, rngs: nnx.Rngs) -> nnx.Module:
-        return LinearHead(self, embed, rngs=rngs)
+    def build(self, embed: int) -> nnx.Module:
+        return LinearHead(self, embed)
 
 
 class LinearHead(nnx.Module):
-    def __init__(self, config: Linear, embed: int, *, rngs: nnx.Rngs) -> None:
-        init = nnx.initializers.normal(config.scale * embed**-0.5) if config.scale else nnx.initializers.zeros
-        self.weight = param(rngs.params(), (embed,), ("act_embed",), init)
+    def __init__(self, config: Linear, embed: int) -> None:
+        self.weight = param((embed,), ("act_embed",), Normal(config.scale * embed**-0.5))
 
     def __call__(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b"]:
         """float32 throughout: a reward's second decimal decides pairs."""

@@ -19,7 +19,7 @@ from rmjax.errors import UserError
 from rmjax.models.config import DecoderConfig
 from rmjax.models.families import ARCHITECTURES, read_config, write_config
 from rmjax.models.heads import Linear
-from rmjax.models.model import Model, Params
+from rmjax.models.model import Model, Params, lookup, place
 from rmjax.models.tensors import TensorFiles, read_json, write_json, write_tensors
 from rmjax.models.weights import Tensor, ignored, table
 from rmjax.sharding import tree_shardings
@@ -78,7 +78,7 @@ def load_params(path: Path | str, model: Model, *, mesh: Mesh | None = None) -> 
                 one = value if layer is None else value[layer]
                 one[...] = row.read(files.get(name, row.their_shape(one.shape)), one.shape)
                 used.add(name)
-            _set(params, row.keys, _place(value, None if mesh is None else _get(shardings, row.keys)))
+            _set(params, row.keys, place(value, None if mesh is None else lookup(shardings, row.keys)))
         extra = sorted(name for name in files.names - used if not ignored(name))
         if extra:
             raise UserError(
@@ -185,12 +185,12 @@ def _write_params(work: Path | None, model: Model, params: Params, dtype: np.dty
             rows[name] = (row, layer)
             sizes.append((name, int(np.prod(shape)) // len(layers) * dtype.itemsize))
 
-    def get(name: str) -> np.ndarray:
+    def tensor(name: str) -> np.ndarray:
         row, layer = rows[name]
-        leaf = _get(params, row.keys)
+        leaf = lookup(params, row.keys)
         return row.write(_host(leaf if layer is None else leaf[layer])).astype(dtype)
 
-    write_tensors(work, sizes, get, max_shard)
+    write_tensors(work, sizes, tensor, max_shard)
 
 
 def _replace(path: Path, work: Path) -> None:
@@ -201,12 +201,6 @@ def _replace(path: Path, work: Path) -> None:
         path.rename(old)
     work.rename(path)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _place(value: np.ndarray, sharding: Any) -> jax.Array:
-    if sharding is None:
-        return jax.device_put(value)
-    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def _host(x: Any) -> np.ndarray:
@@ -221,12 +215,6 @@ def _directory(path: Path | str) -> Path:
     if not path.is_dir():
         raise UserError(f"{path}: no such model directory; give one that holds config.json and model.safetensors")
     return path
-
-
-def _get(tree: Any, keys: tuple[str, ...]) -> Any:
-    for key in keys:
-        tree = tree[key]
-    return tree
 
 
 def _set(tree: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:

@@ -5,7 +5,9 @@ Dimensions: b batch, t tokens, n query heads, h head size, r ropes, f frequencie
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +17,35 @@ from jaxtyping import Array, Float, Int
 
 from rmjax.models.config import Activation, Rope
 
+Init = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]  # how a new parameter's values are drawn
 
-def param(key: jax.Array, shape: tuple[int, ...], axes: tuple[str, ...], init: nnx.Initializer) -> nnx.Param:
-    """A float32 parameter with the logical names of its axes (`sharding.RULES`) as metadata."""
-    return nnx.Param(init(key, shape, jnp.float32), axes=axes)
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """Independent normal values around zero."""
+
+    std: float
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return self.std * rng.standard_normal(shape, np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """One value everywhere."""
+
+    value: float
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(shape, self.value, np.float32)
+
+
+def param(shape: tuple[int, ...], axes: tuple[str, ...], init: Init) -> nnx.Param:
+    """A float32 parameter; its axes' logical names (`sharding.RULES`) and how to draw it ride along as metadata.
+
+    Modules are only ever built abstractly (`Model.of`); `Model.init` draws the values.
+    """
+    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, init=init)
 
 
 def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float, offset: bool) -> Float[Array, "*b d"]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from rmjax.models.cache import PromptCache, SuffixCache
 from rmjax.models.config import DecoderConfig
 from rmjax.models.decoder import Decoder
 from rmjax.models.heads import HeadConfig
-from rmjax.sharding import tree_shardings
+from rmjax.models.layers import Init
+from rmjax.sharding import spec
 
 Params = Any  # nested dicts of arrays: {"decoder": {...}, "head": {...}}
 
@@ -23,11 +28,11 @@ Params = Any  # nested dicts of arrays: {"decoder": {...}, "head": {...}}
 class Network(nnx.Module):
     """What `Model.bind` returns: the decoder's methods, and `reward` where there is a head."""
 
-    def __init__(self, config: DecoderConfig, head: HeadConfig | None, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: DecoderConfig, head: HeadConfig | None) -> None:
         self.config = config
-        self.decoder = Decoder(config, rngs=rngs)
+        self.decoder = Decoder(config)
         if head is not None:
-            self.head = head.build(config.embed, rngs=rngs)
+            self.head = head.build(config.embed)
 
     def hidden(
         self,
@@ -61,6 +66,7 @@ class Model:
     graphdef: Any = dataclasses.field(compare=False, repr=False)
     axes: Any = dataclasses.field(compare=False, repr=False)  # the parameter tree, as tuples of logical axis names
     shapes: Any = dataclasses.field(compare=False, repr=False)  # the parameter tree, as ShapeDtypeStructs
+    inits: Any = dataclasses.field(compare=False, repr=False)  # the parameter tree, as what draws new values
 
     @classmethod
     def of(cls, config: DecoderConfig, head: HeadConfig | None = None) -> Model:
@@ -68,10 +74,12 @@ class Model:
         return _model(config, head)
 
     def init(self, key: Array, *, mesh: Mesh | None = None) -> Params:
-        """New parameters, float32; with a mesh, laid out over it by `sharding.RULES`."""
-        shardings = None if mesh is None else tree_shardings(self.axes, mesh)
-        build = lambda key: nnx.to_pure_dict(nnx.state(Network(self.config, self.head, rngs=nnx.Rngs(key))))
-        return jax.jit(build, out_shardings=shardings)(key)
+        """New parameters, float32; with a mesh, laid out over it by `sharding.RULES`.
+
+        Each is drawn from a stream of its own (key, path), on the host: the same on every platform and mesh, untouched
+        by what else the model has, and without the compilation that a jitted draw per shape costs.
+        """
+        return self._draw(key, self.inits, self.shapes, mesh)
 
     def bind(self, params: Params) -> Network:
         """The network with these parameters; call it inside jit."""
@@ -84,10 +92,21 @@ class Model:
     def with_head(self, head: HeadConfig | None) -> Model:
         return Model.of(self.config, head)
 
-    def add_head(self, params: Params, key: Array) -> Params:
+    def add_head(self, params: Params, key: Array, *, mesh: Mesh | None = None) -> Params:
         """The decoder's parameters with a new head of this model beside them."""
-        build = lambda key: nnx.to_pure_dict(nnx.state(self.head.build(self.config.embed, rngs=nnx.Rngs(key))))
-        return {"decoder": params["decoder"], "head": jax.jit(build)(key)}
+        new = self._draw(key, {"head": self.inits["head"]}, {"head": self.shapes["head"]}, mesh)
+        return {"decoder": params["decoder"], **new}
+
+    def _draw(self, key: Array, inits: Any, shapes: Any, mesh: Mesh | None) -> Params:
+        seed = [int(word) for word in jax.random.key_data(key).ravel()]
+
+        def draw(path: Any, init: Init, shape: jax.ShapeDtypeStruct) -> Array:
+            names = [k.key for k in path]
+            rng = np.random.default_rng([*seed, zlib.crc32(".".join(names).encode())])
+            sharding = None if mesh is None else NamedSharding(mesh, spec(lookup(self.axes, names)))
+            return place(init(rng, shape.shape), sharding)
+
+        return jax.tree_util.tree_map_with_path(draw, inits, shapes)
 
     @property
     def matrices(self) -> Any:
@@ -95,14 +114,29 @@ class Model:
         return jax.tree.map(lambda axes: "embed" in axes, self.axes, is_leaf=lambda a: isinstance(a, tuple))
 
 
+def lookup(tree: Any, keys: Sequence[str]) -> Any:
+    """The leaf or branch of nested dicts at a path."""
+    return functools.reduce(lambda branch, key: branch[key], keys, tree)
+
+
+def place(value: np.ndarray, sharding: NamedSharding | None) -> Array:
+    """A host array on the devices; with a sharding, each process hands over its own pieces."""
+    if sharding is None:
+        return jnp.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
 @functools.lru_cache
 def _model(config: DecoderConfig, head: HeadConfig | None) -> Model:
-    network = nnx.eval_shape(lambda: Network(config, head, rngs=nnx.Rngs(0)))
-    graphdef, state = nnx.split(network)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Network(config, head)))
+    is_variable = lambda v: isinstance(v, nnx.Variable)
 
-    def names(v: nnx.Variable) -> nnx.Variable:
+    def names(v: nnx.Variable) -> tuple[str, ...]:
         axes = v.get_metadata("axes")
-        return v.replace(("layers",) * (v.get_value().ndim - len(axes)) + axes)
+        return ("layers",) * (v.get_value().ndim - len(axes)) + axes
 
-    axes = nnx.to_pure_dict(jax.tree.map(names, state, is_leaf=lambda v: isinstance(v, nnx.Variable)))
-    return Model(config, head, graphdef, axes, nnx.to_pure_dict(state))
+    def tree(what: Callable[[nnx.Variable], Any]) -> Any:
+        return nnx.to_pure_dict(jax.tree.map(lambda v: v.replace(what(v)), state, is_leaf=is_variable))
+
+    inits = tree(lambda v: v.get_metadata("init"))
+    return Model(config, head, graphdef, tree(names), nnx.to_pure_dict(state), inits)
