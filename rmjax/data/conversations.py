@@ -103,9 +103,7 @@ def hh(fields: Fields, name: str) -> Messages:
     """The text of hh-rlhf: turns that begin with "\\n\\nHuman:" and "\\n\\nAssistant:"."""
     head, *pieces = HH_TURN.split(fields.text(name))
     if not pieces or head.strip():
-        fields.fail(
-            name, 'is not a conversation of "\\n\\nHuman:" and "\\n\\nAssistant:" turns, and there is no prompt'
-        )
+        fields.fail(name, 'holds no "\\n\\nHuman:" and "\\n\\nAssistant:" turns, and the row has no prompt')
     role = {"Human": "user", "Assistant": "assistant"}
     return tuple(Message(role[who], text) for who, text in zip(pieces[::2], pieces[1::2], strict=True))
 

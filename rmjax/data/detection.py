@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from rmjax.data.files import Row
 from rmjax.data.schemas import Schema, kind
@@ -19,6 +19,11 @@ class Column(NamedTuple):
 
     where: str
     kind: str
+
+
+def listing(names: Iterable[str]) -> str:
+    """Column names in one line."""
+    return ", ".join(name if name.isprintable() else repr(name) for name in names) or "none"
 
 
 def columns_of(rows: Sequence[Row]) -> dict[str, Column]:
@@ -62,7 +67,7 @@ def detect(rows: Sequence[Row], schemas: Sequence[Schema], name: str, path: str)
 
 
 def _matches(schema: Schema, columns: Mapping[str, Column]) -> bool:
-    kinds = all(c in columns and columns[c].kind in kinds for c, kinds in schema.required.items())
+    kinds = all(c in columns and schema.takes(c, columns[c].kind) for c in schema.required)
     return kinds and all(mark in columns for mark in schema.marks)
 
 
@@ -71,25 +76,27 @@ def _refuse_unknown(schema: Schema, columns: Mapping[str, Column]) -> None:
     if unknown:
         near = difflib.get_close_matches(unknown[0], sorted(schema.known() - columns.keys()), n=3, cutoff=0.6)
         meant = f"did you mean {' or '.join(map(repr, near))}? If not, " if near else ""
-        more = f" (and {len(unknown) - 1} more: {', '.join(unknown[1:])})" if len(unknown) > 1 else ""
+        more = f" (and {len(unknown) - 1} more: {listing(unknown[1:])})" if len(unknown) > 1 else ""
         raise UserError(
             f"{columns[unknown[0]].where}: unknown column {unknown[0]!r}{more} in schema {schema.name!r}; "
             f"{meant}list what is to be left out in the option `ignore`"
         )
 
 
-def _nearness(schema: Schema, columns: Mapping[str, Any]) -> tuple[int, int, int]:
-    """How far a schema that does not match is from doing so: right columns, similar names, columns not asked for."""
-    have = sum(c in columns for c in schema.required)
-    similar = sum(bool(difflib.get_close_matches(c, columns, n=1, cutoff=0.6)) for c in schema.required)
-    return have + similar - 2 * len(schema.required), have, -len(columns.keys() - schema.known())
+def _nearness(schema: Schema, columns: Mapping[str, Column]) -> tuple[int, int, int]:
+    """How near a schema that does not match is: right columns and similar names, of those that it asks for."""
+    asked = (*schema.required, *schema.marks)
+    have = sum(schema.takes(c, columns[c].kind) for c in schema.required if c in columns)
+    have += sum(c in columns for c in schema.marks)
+    similar = sum(bool(difflib.get_close_matches(c, columns, n=1, cutoff=0.6)) for c in asked)
+    return have + similar - 2 * len(asked), have, -len(columns.keys() - schema.known())
 
 
 def _mismatch(schema: Schema, columns: Mapping[str, Column]) -> str:
     missing = [c for c in (*schema.required, *schema.marks) if c not in columns]
     if missing:
         return _missing(schema, missing[0], columns)
-    name, kinds = next((c, k) for c, k in schema.required.items() if columns[c].kind not in k)
+    name, kinds = next((c, k) for c, k in schema.required.items() if not schema.takes(c, columns[c].kind))
     found = columns[name].kind or "null"
     return f"column {name!r} holds {found}; schema {schema.name!r}, the nearest, needs {' or '.join(kinds)}"
 
@@ -97,8 +104,7 @@ def _mismatch(schema: Schema, columns: Mapping[str, Column]) -> str:
 def _missing(schema: Schema, name: str, columns: Mapping[str, Column]) -> str:
     near = difflib.get_close_matches(name, sorted(columns.keys() - schema.known()), n=3, cutoff=0.4)
     meant = f"did you mean {' or '.join(map(repr, near))} by it? " if near else ""
-    found = ", ".join(columns) or "none"
     return (
-        f"columns ({found}) lack {name!r} of schema {schema.name!r}, the nearest; {meant}"
+        f"columns ({listing(columns)}) lack {name!r} of schema {schema.name!r}, the nearest; {meant}"
         f"rename it, or map it with the option `columns`"
     )

@@ -35,10 +35,8 @@ def preference(fields: Fields, prompt: Messages, chosen: str, rejected: str, **d
     }
     for name, value in derived.items():
         if name != "meta" and value is not None:
-            if columns[name]:
-                fields.fail(
-                    name, f"is {show(columns[name])}, but the schema's own columns give {show(value)}; drop one"
-                )
+            if fields.has(name):
+                fields.fail(name, f"is {show(columns[name])}, but the schema's columns give {show(value)}; drop one")
             columns[name] = value
     meta = {**fields.mapping("meta"), **derived.get("meta", {}), **fields.rest()}
     return Preference(prompt=prompt, chosen=chosen, rejected=rejected, meta=meta, **columns)
@@ -72,13 +70,14 @@ def _conversations(fields: Fields) -> tuple[Messages, str, str]:
 def scored(fields: Fields) -> Iterator[Preference]:
     """Answers with a score each, prompt explicit or implicit (UltraFeedback-binarized, RLHFlow, argilla).
 
-    margin = the chosen answer's score minus the rejected one's, in the scale of the data.
+    margin = the chosen answer's score minus the rejected one's, in the scale of the data; none where both are absent.
     """
-    names = next(pair for pair in SCORES if fields.has(pair[0]) or fields.has(pair[1]))
-    high, low = (fields.number(name) for name in names)
-    for name, value in zip(names, (high, low), strict=True):
-        if value is None:
-            fields.fail(name, "is missing, but its partner is there")
+    margin = None
+    for names in SCORES:
+        high, low = (fields.number(name) for name in names)
+        if (high is None) != (low is None):
+            fields.fail(names[high is not None], "is missing, but its partner is there")
+        margin = margin if high is None else high - low
     if isinstance(fields.require("chosen"), str):
         turns = talk.prompt(fields, "prompt")
         parts = (turns, fields.text("chosen"), fields.text("rejected"))
@@ -87,7 +86,7 @@ def scored(fields: Fields) -> Iterator[Preference]:
         if fields.has("prompt") and not _same_prompt(talk.prompt(fields, "prompt"), parts[0]):
             fields.fail("prompt", "is not the prompt of the conversations in 'chosen' and 'rejected'")
     fields.take("messages")  # UltraFeedback-binarized repeats the chosen conversation there
-    yield preference(fields, *parts, margin=high - low)
+    yield preference(fields, *parts, margin=margin)
 
 
 def _same_prompt(given: Messages, turns: Messages) -> bool:

@@ -10,8 +10,9 @@ from rmjax.data import readers
 from rmjax.data.fields import Fields
 from rmjax.records import Demonstration, Preference
 
-TEXT, MESSAGES, TEXTS, TURN, TURNS, NUMBER, LIST, OBJECT = (
+TEXT, DIALOGUE, MESSAGES, TEXTS, TURN, TURNS, NUMBER, LIST, OBJECT = (
     "a string",
+    'a text of "Human:" and "Assistant:" turns',
     "a list of messages",
     "a list of strings",
     "a from/value turn",
@@ -34,6 +35,11 @@ class Schema:
     required: Mapping[str, Sequence[str]]
     marks: Sequence[str] = ()
     optional: Sequence[str] = COMMON
+
+    def takes(self, column: str, found: str) -> bool:
+        """Whether a required column may hold values of that kind."""
+        kinds = self.required[column]
+        return found in kinds or (found == DIALOGUE and TEXT in kinds)
 
     def known(self) -> set[str]:
         """Every column that the schema has a meaning for."""
@@ -98,7 +104,7 @@ PREFERENCES: tuple[Schema, ...] = (
         {"context": CHAT, "response1": (TEXT,), "response2": (TEXT,), "overall_preference": (NUMBER,)},
         optional=("domain", "language", "individual_preference", *ID),
     ),
-    Schema("hh-rlhf", readers.hh_rlhf, _pair((TEXT,))),
+    Schema("hh-rlhf", readers.hh_rlhf, _pair((DIALOGUE,))),
     Schema(
         "hh-strength",
         readers.hh_strength,
@@ -141,7 +147,7 @@ def kind(value: Any) -> str:
     if isinstance(value, int | float):
         return NUMBER
     if isinstance(value, str):
-        return TEXT
+        return DIALOGUE if value.lstrip("\n").startswith(("Human:", "Assistant:")) else TEXT
     if isinstance(value, dict):
         return TURN if {"from", "value"} <= value.keys() else OBJECT
     if isinstance(value, list) and value:

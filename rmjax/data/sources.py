@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from rmjax.data import files
-from rmjax.data.detection import detect
+from rmjax.data.detection import detect, listing
 from rmjax.data.fields import Fields
 from rmjax.data.schemas import DEMONSTRATIONS, PREFERENCES, Schema
 from rmjax.errors import UserError
@@ -137,7 +137,7 @@ def _rename(rows: Sequence[files.Row], columns: Mapping[str, str], ignore: Seque
     present = {name for row in rows for name in row.value}
     for name in columns.values():
         if name not in present:
-            raise UserError(f"{path}: no column {name!r} to map; columns: {', '.join(sorted(present))}")
+            raise UserError(f"{path}: no column {name!r} to map; columns: {listing(sorted(present))}")
     ours = {theirs: name for name, theirs in columns.items()}
     taken = present.intersection(columns) - set(ignore) - set(columns.values())
     if taken:
