@@ -75,34 +75,37 @@ def read_config(raw: Mapping[str, Any], where: str) -> DecoderConfig:
         ropes = ropes["full_attention"]
     query = hf.query_pre_attn_scalar if gemma else head_dim
 
-    return DecoderConfig(
-        family=family,
-        vocab=hf.vocab_size,
-        layers=hf.num_hidden_layers,
-        embed=hf.hidden_size,
-        heads=hf.num_attention_heads,
-        kv_heads=hf.num_key_value_heads,
-        head_dim=head_dim,
-        mlp=hf.intermediate_size,
-        max_positions=hf.max_position_embeddings,
-        tied=hf.tie_word_embeddings,
-        norm_eps=hf.rms_norm_eps,
-        norm_offset=gemma,
-        post_norms=gemma,
-        qk_norm=family in ("qwen3", "gemma3_text"),
-        qkv_bias=bias,
-        out_bias=bias and family != "qwen2",
-        mlp_bias=getattr(hf, "mlp_bias", False),
-        activation=ACTIVATIONS[activation],
-        embed_scale=hf.hidden_size**0.5 if gemma else 1.0,
-        query_scale=0.0 if query == head_dim else query**-0.5,
-        attn_softcap=getattr(hf, "attn_logit_softcapping", None) or 0.0,
-        logit_softcap=getattr(hf, "final_logit_softcapping", None) or 0.0,
-        rope=_read_rope(ropes, hf, where),
-        local_rope=local,
-        window=hf.sliding_window if sliding else 0,
-        sliding=sliding,
-    )
+    try:
+        return DecoderConfig(
+            family=family,
+            vocab=hf.vocab_size,
+            layers=hf.num_hidden_layers,
+            embed=hf.hidden_size,
+            heads=hf.num_attention_heads,
+            kv_heads=hf.num_key_value_heads,
+            head_dim=head_dim,
+            mlp=hf.intermediate_size,
+            max_positions=hf.max_position_embeddings,
+            tied=hf.tie_word_embeddings,
+            norm_eps=hf.rms_norm_eps,
+            norm_offset=gemma,
+            post_norms=gemma,
+            qk_norm=family in ("qwen3", "gemma3_text"),
+            qkv_bias=bias,
+            out_bias=bias and family != "qwen2",
+            mlp_bias=getattr(hf, "mlp_bias", False),
+            activation=ACTIVATIONS[activation],
+            embed_scale=hf.hidden_size**0.5 if gemma else 1.0,
+            query_scale=0.0 if query == head_dim else query**-0.5,
+            attn_softcap=getattr(hf, "attn_logit_softcapping", None) or 0.0,
+            logit_softcap=getattr(hf, "final_logit_softcapping", None) or 0.0,
+            rope=_read_rope(ropes, hf, where),
+            local_rope=local,
+            window=hf.sliding_window if sliding else 0,
+            sliding=sliding,
+        )
+    except UserError as e:
+        raise UserError(f"{where}: {e}") from e
 
 
 def write_config(c: DecoderConfig) -> dict[str, Any]:

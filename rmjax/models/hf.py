@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -185,10 +186,14 @@ def _write_params(work: Path | None, model: Model, params: Params, dtype: np.dty
             rows[name] = (row, layer)
             sizes.append((name, int(np.prod(shape)) // len(layers) * dtype.itemsize))
 
+    @functools.lru_cache(maxsize=1)  # the layers of a parameter follow each other
+    def host(keys: tuple[str, ...]) -> np.ndarray:
+        return _host(lookup(params, keys))
+
     def tensor(name: str) -> np.ndarray:
         row, layer = rows[name]
-        leaf = lookup(params, row.keys)
-        return row.write(_host(leaf if layer is None else leaf[layer])).astype(dtype)
+        value = host(row.keys)
+        return row.write(value if layer is None else value[layer]).astype(dtype)
 
     write_tensors(work, sizes, tensor, max_shard)
 
