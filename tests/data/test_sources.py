@@ -105,7 +105,7 @@ def test_places_that_are_no_file(tmp_path):
 
 
 def test_parquet_values_that_json_cannot_hold(tmp_path):
-    for value, says in ((float("nan"), "field 'margin' is nan; a finite"), (b"x", "'margin' is .*a number")):
+    for value, says in ((float("nan"), "field 'margin' is nan; a finite"), (b"x", "field 'margin' is .*a number")):
         pyarrow.parquet.write_table(
             pyarrow.Table.from_pylist([row(0, margin=None), row(1, margin=value)]), tmp_path / "x.parquet"
         )
