@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmjax import jsonl
-from rmjax.evaluation.pairwise import ItemScore, from_scores
+from rmjax.evaluation.pairwise import ItemScore, from_scores, from_verdicts
 from rmjax.evaluation.summary import write_json
-from rmjax.jobs.evaluation import Evaluation, item_scores, judge_items
+from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import export_judge
 from rmjax.judging.judge import Judge
 from rmjax.methods import bradley_terry, gfriend
@@ -146,4 +146,4 @@ class Bench:
         path = folder / "judgments.jsonl" if folder else None
         start = time.perf_counter()
         _, found = judge_items(dataclasses.replace(judge, seed=self.seed), test, how, path=path)
-        return Outcome(scores=item_scores(test, found), seconds=time.perf_counter() - start)
+        return Outcome(scores=from_verdicts(test, found), seconds=time.perf_counter() - start)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rmjax.evaluation.pairwise import ItemScore
 from rmjax.judging.judge import Judge
 from rmjax.judging.votes import ItemVerdict, verdicts
 from rmjax.records import Judgment, Preference
@@ -31,19 +30,3 @@ def judge_items(
     judge = dataclasses.replace(judge, sampling=sampling, constrained=how.constrained)
     judgments = judge.judgments(items, samples=how.votes, orders=how.orders, path=path)
     return judgments, verdicts(judgments, items)
-
-
-def item_scores(items: Sequence[Preference], found: Sequence[ItemVerdict]) -> list[ItemScore]:
-    """One score an item: right, wrong, tie, or unparsed."""
-    by_id = {p.id: p for p in items}
-    return [
-        ItemScore(
-            id=v.item,
-            outcome=0.5 if v.outcome is None else v.outcome,
-            unparsed=v.outcome is None,
-            prob_chosen=v.prob_chosen,
-            subset=by_id[v.item].subset,
-            source=by_id[v.item].source,
-        )
-        for v in found
-    ]

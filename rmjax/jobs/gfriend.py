@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +14,12 @@ from rmjax import jsonl
 from rmjax.config import to_json
 from rmjax.data.rows import Group
 from rmjax.data.sources import read_demonstrations
-from rmjax.evaluation.pairwise import accuracy
+from rmjax.evaluation.pairwise import from_verdicts
 from rmjax.evaluation.provenance import Provenance
-from rmjax.jobs.evaluation import Evaluation, item_scores, judge_items
+from rmjax.evaluation.summary import write_json, write_scores
+from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import export_judge, load_judge
-from rmjax.jobs.gfriend_report import report
+from rmjax.jobs.gfriend_report import conclude
 from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.workdir import Workdir
 from rmjax.judging.judge import Judge
@@ -68,7 +70,9 @@ class GfriendJob:
         self.stage(work, "evaluate", previous, lambda f: self.evaluate_stage(policy, held, work, f))
         self.stage(work, "export", previous, lambda f: self.export_stage(policy, work))
         if work.done("evaluate") and work.done("export"):
-            report(work, train, held, title="GFRIEND", method=self.method)
+            conclude(work, train, held, method=self.method, seed=self.seed, provenance=provenance)
+        else:
+            provenance.finish()
 
     def stage(self, work: Workdir, name: str, needs: str, run: Callable[[Path], Any]) -> None:
         """Runs a stage unless it is done or `only` names another one."""
@@ -127,25 +131,13 @@ class GfriendJob:
     ) -> Mapping[str, Any]:
         """Judges the held-out pairs with the first judge and with the trained one."""
         rows = {}
-        for name, path in (
-            ("SFT judge" if self.demonstrations else "model as it is", work / "sft/export"),
-            ("GFRIEND", policy),
-        ):
-            slug = "first" if path != policy else "gfriend"
-            judgments, found = judge_items(
-                self.judge(path), held, self.evaluation, path=folder / f"{slug}.judgments.jsonl"
-            )
-            scores = item_scores(held, found)
-            jsonl.write(folder / f"{slug}.scores.jsonl", scores)
-            a = accuracy(scores)
-            rows[name] = {
-                "slug": slug,
-                "accuracy": a.accuracy,
-                "ci95": a.ci95,
-                "n": a.n,
-                "unparsed": a.unparsed,
-                "ties": a.ties,
-            }
+        first = "SFT judge" if self.demonstrations else "model as it is"
+        for name, slug, path in ((first, "first", work / "sft" / "export"), ("GFRIEND", "gfriend", policy)):
+            start = time.perf_counter()
+            path_of = folder / f"{slug}.judgments.jsonl"
+            _, found = judge_items(self.judge(path), held, self.evaluation, path=path_of)
+            write_scores(folder / f"{slug}.scores.jsonl", from_verdicts(held, found))
+            rows[name] = {"slug": slug, "seconds": round(time.perf_counter() - start, 3)}
         return {"rows": rows}
 
     def export_stage(self, policy: Path, work: Workdir) -> Mapping[str, Any]:

@@ -13,11 +13,11 @@ from rich.table import Table
 from rmjax.config import to_json
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.calibration import calibration
-from rmjax.evaluation.pairwise import accuracy, accuracy_by
+from rmjax.evaluation.pairwise import accuracy, accuracy_by, from_verdicts
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import Row, write_scores, write_summary
 from rmjax.evaluation.tables import accuracy_table
-from rmjax.jobs.evaluation import Evaluation, item_scores, judge_items
+from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import load_judge, saved_prompt
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.workdir import Workdir
@@ -55,7 +55,7 @@ class JudgeJob:
         start = time.perf_counter()
         judgments, found = judge_items(judge, items, self.evaluation, path=work / "judgments.jsonl")
         seconds = time.perf_counter() - start
-        scores = item_scores(items, found)
+        scores = from_verdicts(items, found)
         write_scores(work / "scores.jsonl", scores)
         figures = summary(judgments, items)
         row = Row.of(accuracy(scores), method="judge", labels=0, seed=self.seed, seconds=round(seconds, 3))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rmjax import jsonl
+from rmjax.decoding import decode
 from rmjax.evaluation.calibration import Calibration, calibration
 from rmjax.evaluation.pairwise import ItemScore
-from rmjax.evaluation.report import Grades, Reading
+from rmjax.evaluation.sections import Grades, Reading, pick
 from rmjax.evaluation.summary import read_json
 from rmjax.records import Judgment, Preference
 from rmjax.refine.levels import Graded
 from rmjax.refine.refinement import Refinement
+from rmjax.refine.table import Table
 
 SHOWN = ("train/loss", "train/rewards/accuracies", "train/rewards/margins", "train/accuracy")
 
@@ -33,29 +34,17 @@ def curves(folders: Mapping[str, Path]) -> dict[str, list[tuple[float, float]]]:
 def grades(folder: Path, refinement: Refinement) -> Grades:
     """What refinement made, from a folder's graded.jsonl and table.json."""
     graded = jsonl.read(folder / "graded.jsonl", Graded)
-    made = read_json(folder / "table.json")
-    levels = Counter(g.level for g in graded)
+    made = decode(read_json(folder / "table.json"), Table, str(folder / "table.json"))
     how = "1 - rank of PPL" if refinement.score == "rank" else f"exp(-PPL / {refinement.tau:g})"
-    return Grades(
-        right=[g.score for g in graded if g.judgment.correct],
-        wrong=[g.score for g in graded if g.judgment.correct is False],
-        threshold=refinement.threshold if isinstance(refinement.threshold, float) else None,
-        score=f"{how}, reasoning {'given the prompt' if refinement.context == 'prompt' else 'alone'}",
-        levels={name: levels[name] for name in ("SA", "WA", "WR", "SR", "unparsed")},
-        made={
-            "pairs": made["pairs"],
-            "items with a pair": made["usable"],
-            **{f"items without: {reason}": n for reason, n in made["without"].items()},
-            **({"AUC of low perplexity for right": f"{made['auc']:.3f}"} if made["auc"] is not None else {}),
-        },
-    )
+    context = "given the prompt" if refinement.context == "prompt" else "alone"
+    threshold = refinement.threshold if isinstance(refinement.threshold, float) else None
+    return Grades.of(graded, made, score=f"{how}, reasoning {context}", threshold=threshold)
 
 
-def readings(path: Path, items: Sequence[Preference], *, title: str, each: int = 3) -> list[Reading]:
+def readings(path: Path, items: Sequence[Preference], *, title: str) -> list[Reading]:
     """Some right, some wrong and some unparsed judgments of a judgments.jsonl, with their pairs."""
     by_id = {p.id: p for p in items}
-    found = [Reading.of(by_id[j.item], j, title=title) for j in jsonl.read(path, Judgment)]
-    return [r for outcome in ("right", "wrong", "unparsed") for r in [r for r in found if r.outcome == outcome][:each]]
+    return pick((Reading.of(by_id[j.item], j, title=title) for j in jsonl.read(path, Judgment)), each=3)
 
 
 def graded_readings(folder: Path, items: Sequence[Preference], *, title: str) -> list[Reading]:
@@ -64,17 +53,7 @@ def graded_readings(folder: Path, items: Sequence[Preference], *, title: str) ->
     first: dict[str, Graded] = {}
     for g in jsonl.read(folder / "graded.jsonl", Graded):
         first.setdefault(g.level, g)
-    return [
-        Reading.of(
-            by_id[g.judgment.item],
-            g.judgment,
-            title=title,
-            level=level,
-            grade=g.grade,
-            perplexity=g.perplexity,
-        )
-        for level, g in first.items()
-    ]
+    return [Reading.graded(by_id[g.judgment.item], g, title=title) for g in first.values()]
 
 
 def calibrated(scores: Sequence[ItemScore]) -> Calibration | None:

@@ -9,7 +9,7 @@ from rmjax import jsonl
 from rmjax.evaluation import report
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.pairwise import Comparison, ItemScore, accuracy
-from rmjax.evaluation.report import Cost, ReportData
+from rmjax.evaluation.sections import Cost, ReportData
 from rmjax.evaluation.summary import Row
 from rmjax.jobs import report as parts
 from rmjax.jobs.entries import Entry

@@ -68,7 +68,7 @@ def learn(
 ) -> tuple[Model, dict]:
     """Adds a fresh head to the backbone and trains both; returns the model with its head."""
     scalar = model.with_head(Linear())
-    params = model.add_head(params, jax.random.key(seed), Linear())
+    params = scalar.add_head(params, jax.random.key(seed))
     params = fit(scalar, params, Pairwise(score=Scalar()), groups_of(chat, items), method.train, folder, name=name)
     return scalar, params
 

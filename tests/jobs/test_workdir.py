@@ -1,0 +1,61 @@
+"""A run's folder: stages once, one configuration."""
+
+import os
+
+import pytest
+
+from rmjax.errors import UserError
+from rmjax.jobs.workdir import Workdir, differences
+
+
+def test_a_stage_runs_once(tmp_path):
+    calls = []
+    for _ in range(2):
+        work = Workdir(tmp_path / "run", {"a": 1}, {})
+        out = work.stage("one", lambda folder: calls.append(folder) or {"n": 3})
+    assert len(calls) == 1 and out["n"] == 3 and out["seconds"] >= 0
+
+
+def test_an_interrupted_stage_runs_again(tmp_path):
+    work = Workdir(tmp_path / "run", {}, {})
+
+    def fail(folder):
+        (folder / "half").write_text("x")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        work.stage("one", fail)
+    assert work.done("one") is None
+    assert work.stage("one", lambda folder: {"seen": (folder / "half").exists()})["seen"]
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    Workdir(tmp_path / "run", {"method": {"samples": 4}, "only": ""}, {"f": "1"})
+    Workdir(tmp_path / "run", {"method": {"samples": 4}, "only": "sft"}, {"f": "1"})
+    with pytest.raises(UserError, match=r"--method.samples 4 -> 8"):
+        Workdir(tmp_path / "run", {"method": {"samples": 8}, "only": ""}, {"f": "1"})
+    with pytest.raises(UserError, match="data"):
+        Workdir(tmp_path / "run", {"method": {"samples": 4}, "only": ""}, {"f": "2"})
+
+
+def test_require_names_the_missing_stage(tmp_path):
+    work = Workdir(tmp_path / "run", {}, {})
+    with pytest.raises(UserError, match="sample-1 needs stage sft"):
+        work.require("sft", "sample-1")
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match="not writable"):
+        Workdir(tmp_path / "run", {}, {})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_unwritable(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="not writable"):
+        Workdir(tmp_path / "run", {}, {})
+
+
+def test_differences_are_named():
+    assert differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 2}, "c": 2}) == ["--a.b 1 -> 2"]
