@@ -13,10 +13,11 @@ An unknown column and an id used for two different pairs are always errors.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from rmjax.data import files
 from rmjax.data.detection import detect, listing
@@ -26,13 +27,13 @@ from rmjax.errors import UserError
 from rmjax.records import Demonstration, Preference
 
 Policy = Literal["error", "drop"]
-T = TypeVar("T", Preference, Demonstration)
 
 
-class Source(NamedTuple, Generic[T]):
+@dataclasses.dataclass(frozen=True)
+class Source:
     """What was read: records in the file's order, the schema found, how many were dropped and why, the file's hash."""
 
-    records: list[T]
+    records: list[Preference]
     schema: str
     dropped: Mapping[str, int]
     hash: str
@@ -55,14 +56,14 @@ def read_preferences(
     identical: Policy = "error",
     duplicate: Policy = "error",
     limit: int | None = None,
-) -> Source[Preference]:
+) -> Source:
     """Reads labelled pairs; one row may give several (lists of answers, rankings).
 
     `columns` maps a schema's column to the file's name for it; `ignore` names columns to leave out; `limit` stops
     after so many records. Raises UserError.
     """
     policies = {"invalid": invalid, "empty": empty, "identical": identical, "duplicate": duplicate}
-    return _read(path, PREFERENCES, schema, columns or {}, ignore, policies, limit)
+    return Source(*_read(path, PREFERENCES, schema, columns or {}, ignore, policies, limit), path=os.fspath(path))
 
 
 def read_demonstrations(
@@ -71,14 +72,18 @@ def read_demonstrations(
     schema: str = "auto",
     columns: Mapping[str, str] | None = None,
     ignore: Sequence[str] = (),
-    invalid: Policy = "error",
-    empty: Policy = "error",
-    duplicate: Policy = "error",
     limit: int | None = None,
-) -> Source[Demonstration]:
-    """Reads prompts with the completion to imitate; options as in `read_preferences`. Raises UserError."""
-    policies = {"invalid": invalid, "empty": empty, "duplicate": duplicate}
-    return _read(path, DEMONSTRATIONS, schema, columns or {}, ignore, policies, limit)
+) -> list[Demonstration]:
+    """Reads prompts with the completion to imitate; every fault is an error. Options as in `read_preferences`."""
+    policies = {"invalid": "error", "empty": "error", "duplicate": "error"}
+    return _read(path, DEMONSTRATIONS, schema, columns or {}, ignore, policies, limit).records
+
+
+class _Reading(NamedTuple):
+    records: list[Any]
+    schema: str
+    dropped: Mapping[str, int]
+    hash: str
 
 
 def _read(
@@ -89,7 +94,7 @@ def _read(
     ignore: Sequence[str],
     policies: Mapping[str, Policy],
     limit: int | None,
-) -> Source:
+) -> _Reading:
     for reason, policy in policies.items():
         if policy not in ("error", "drop"):
             raise UserError(f"{reason}={policy!r}: use 'error' or 'drop'")
@@ -122,7 +127,7 @@ def _read(
             put_aside("invalid", error)
             continue
         for record in found:
-            fault = _fault(record, row.where, seen, policies)
+            fault = _fault(record, row.where, seen)
             if fault:
                 put_aside(*fault)
             else:
@@ -130,7 +135,7 @@ def _read(
                 records.append(record)
     if not records:
         raise UserError(f"{path}: nothing is left: {dict(dropped)} were dropped; check the file and the policies")
-    return Source(records[:limit], schema.name, dict(dropped), table.hash, os.fspath(path))
+    return _Reading(records[:limit], schema.name, dict(dropped), table.hash)
 
 
 def _rename(rows: Sequence[files.Row], columns: Mapping[str, str], ignore: Sequence[str], path: str) -> list[files.Row]:
@@ -153,19 +158,22 @@ def _records(schema: Schema, row: files.Row) -> list[Any]:
 
 
 def _fault(
-    record: Preference | Demonstration, where: str, seen: Mapping[str, tuple[str, Any]], policies: Mapping[str, Policy]
+    record: Preference | Demonstration, where: str, seen: Mapping[str, tuple[str, Any]]
 ) -> tuple[str, UserError] | None:
+    drop = lambda reason: f", or set {reason}='drop'" if isinstance(record, Preference) else ""
     answers = dict(_answers(record))
     for name, text in answers.items():
         if not text.strip():
-            return "empty", UserError(f"{where}: field {name!r} is empty; mend it, or set empty='drop'")
+            return "empty", UserError(f"{where}: field {name!r} is empty; mend it, take the row out{drop('empty')}")
     if len(answers) > 1 and len(set(answers.values())) == 1:
-        return "identical", UserError(f"{where}: 'chosen' and 'rejected' are identical; set identical='drop'")
+        return "identical", UserError(
+            f"{where}: 'chosen' and 'rejected' are identical; take the row out{drop('identical')}"
+        )
     if record.id in seen:
         earlier, other = seen[record.id]
         if dict(_answers(other)) != answers or other.prompt != record.prompt:
             raise UserError(f"{where}: id {record.id!r} was used at {earlier} for another record; ids must differ")
-        return "duplicate", UserError(f"{where}: the same record as {earlier}; give ids, or set duplicate='drop'")
+        return "duplicate", UserError(f"{where}: the same record as {earlier}; take it out{drop('duplicate')}")
     return None
 
 

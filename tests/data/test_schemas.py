@@ -86,10 +86,13 @@ DEMOS = [
 
 @pytest.mark.parametrize(("schema", "row", "prompt"), DEMOS)
 def test_demonstrations(schema, row, prompt, tmp_path):
-    source = read_demonstrations(write(tmp_path / "x.jsonl", {**row, "id": 1, "subset": "s"}))
-    assert source.schema == schema
-    assert source.records == [Demonstration(prompt=prompt, completion="So.", id="1", meta={"subset": "s"})]
-    assert schema in {s.name for s in DEMONSTRATIONS}
+    path = write(tmp_path / "x.jsonl", {**row, "id": 1, "subset": "s"})
+    expected = [Demonstration(prompt=prompt, completion="So.", id="1", meta={"subset": "s"})]
+    assert read_demonstrations(path) == read_demonstrations(path, schema=schema) == expected
+
+
+def test_every_demonstration_schema_is_tested():
+    assert {name for name, *_ in DEMOS} == {s.name for s in DEMONSTRATIONS}
 
 
 BAD = [

@@ -1,5 +1,6 @@
 """Reading files: kinds of file, finding the schema, policies, limits; and a fuzz in which nothing is lost unseen."""
 
+import functools
 import gzip
 import json
 from collections import Counter
@@ -147,11 +148,11 @@ def test_columns_that_fit_no_schema(rows, says, tmp_path):
 def test_columns_that_fit_two_schemas_ask_for_one(tmp_path):
     rows = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
     both = {"prompt": "q", "completion": "a", "question": "q", "answer": "a"}
-    assert read_demonstrations(write(tmp_path / "x.jsonl", rows)).schema == "messages"
+    assert read_demonstrations(write(tmp_path / "x.jsonl", rows))[0].completion == "a"
     with pytest.raises(UserError, match="unknown column"):
         read_demonstrations(write(tmp_path / "x.jsonl", both))
     options = {"schema": "question-answer", "ignore": ["prompt", "completion"]}
-    assert read_demonstrations(tmp_path / "x.jsonl", **options).schema == "question-answer"
+    assert len(read_demonstrations(tmp_path / "x.jsonl", **options)) == 1
 
 
 def test_ignored_and_mapped_columns(tmp_path):
@@ -183,10 +184,14 @@ def test_a_named_schema_is_held_to(tmp_path):
 
 
 CASES = [
-    ("empty", row(1, chosen=" \n"), r"field 'chosen' is empty; mend it, or set empty='drop'"),
+    ("empty", row(1, chosen=" \n"), r"field 'chosen' is empty; mend it, take the row out, or set empty='drop'"),
     ("empty", row(1, rejected=""), "field 'rejected' is empty"),
-    ("identical", row(1, rejected="Yes 1."), "'chosen' and 'rejected' are identical; set identical='drop'"),
-    ("duplicate", row(0), r"the same record as .*x\.jsonl:1; give ids, or set duplicate='drop'"),
+    (
+        "identical",
+        row(1, rejected="Yes 1."),
+        "'chosen' and 'rejected' are identical; take the row out, or set identical='drop'",
+    ),
+    ("duplicate", row(0), r"the same record as .*x\.jsonl:1; take it out, or set duplicate='drop'"),
     ("invalid", "{broken", "not valid JSON"),
     ("invalid", "3", "int found; a JSON object per record"),
     ("invalid", row(1, margin="x"), "field 'margin'"),
@@ -206,6 +211,14 @@ def test_each_policy_errs_or_drops_and_counts(reason, bad, says, tmp_path):
     others = {name: "drop" for name in DROP if name != reason}
     with pytest.raises(UserError, match=says):
         read_preferences(path, **others)
+
+
+def test_demonstrations_have_no_faults_to_drop(tmp_path):
+    demo = {"prompt": "q", "completion": "a"}
+    for rows, says in (([demo, {**demo, "completion": ""}], "'completion' is empty"), ([demo] * 2, "the same record")):
+        with pytest.raises(UserError, match=rf"x\.jsonl:2: .*{says}.*take (it|the row) out$"):
+            read_demonstrations(write(tmp_path / "x.jsonl", *rows))
+    assert len(read_demonstrations(write(tmp_path / "x.jsonl", *[{**demo, "id": k} for k in range(5)]), limit=2)) == 2
 
 
 def test_an_id_for_two_different_pairs_is_an_error_under_every_policy(tmp_path):
@@ -277,21 +290,25 @@ line = (
 )
 
 
-def check(path, reader, content: bytes) -> None:
+def check(path, content: bytes) -> None:
+    """Whatever the bytes: one line of complaint, or every line of the file is a record or counted as dropped."""
     path.write_bytes(content)
-    for options in ({}, {k: v for k, v in DROP.items() if reader is read_preferences or k != "identical"}):
+    lines = [text for text in content.removeprefix(b"\xef\xbb\xbf").split(b"\n") if text.strip()]
+    for read in (read_preferences, functools.partial(read_preferences, **DROP), read_demonstrations):
         try:
-            source = reader(path, **options)
+            found = read(path)
         except UserError as error:
             assert str(error).startswith(str(path))
             assert len(str(error).splitlines()) == 1
             continue
-        lines = [text for text in content.removeprefix(b"\xef\xbb\xbf").split(b"\n") if text.strip()]
-        expanding = source.schema in ("nemo", "rewardbench-2")
-        assert expanding or len(source.records) + sum(source.dropped.values()) == len(lines)
-        assert len({r.id for r in source.records}) == len(source.records)
-        jsonl.write(path.with_name("again.jsonl"), source.records)
-        assert jsonl.read(path.with_name("again.jsonl"), type(source.records[0])) == source.records
+        records = found if isinstance(found, list) else found.records
+        if isinstance(found, list):
+            assert len(records) == len(lines)
+        elif found.schema not in ("nemo", "rewardbench-2"):
+            assert len(records) + sum(found.dropped.values()) == len(lines)
+        assert len({r.id for r in records}) == len(records)
+        jsonl.write(path.with_name("again.jsonl"), records)
+        assert jsonl.read(path.with_name("again.jsonl"), type(records[0])) == records
 
 
 FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -304,14 +321,13 @@ FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCh
 @example(b'{"prompt": "a", "chosen": "b", "rejected": "c", "meta": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}")
 @example(b'{"prompt": "a", "chosen": "b", "rejected": "c", "id": ""}\n{"prompt": "a", "chosen": "b", "rejected": "c"}')
 def test_fuzzed_lines(tmp_path, content):
-    check(tmp_path / "x.jsonl", read_preferences, content)
-    check(tmp_path / "x.jsonl", read_demonstrations, content)
+    check(tmp_path / "x.jsonl", content)
 
 
 @FUZZ
 @given(st.lists(near, min_size=1, max_size=5))
 def test_fuzzed_rows_that_nearly_fit(tmp_path, rows):
-    check(tmp_path / "x.jsonl", read_preferences, b"\n".join(json.dumps(r).encode() for r in rows))
+    check(tmp_path / "x.jsonl", b"\n".join(json.dumps(r).encode() for r in rows))
 
 
 @FUZZ
