@@ -52,7 +52,7 @@ def test_scores_are_the_policys_token_by_token(policy):
         found = token_scores(*policy, sequences, batch=batch)
         for (prompt, completion), scores in zip(sequences, found, strict=True):
             assert len(scores) == len(completion)
-            np.testing.assert_allclose(scores, slow(prompt, completion), atol=2e-5)
+            np.testing.assert_allclose(scores, slow(prompt, completion), atol=1e-4)
 
 
 def test_nothing_to_score(policy):
