@@ -118,6 +118,14 @@ def test_a_one_sided_disagreement_is_found():
     assert back.difference.value == pytest.approx(-0.2)
 
 
+def test_interval_and_exact_test_must_agree():
+    """Five disagreements of one kind: the bootstrap interval excludes zero, the exact p is 0.0625."""
+    a, b = outcomes([1] * 100), outcomes([1] * 95 + [0] * 5)
+    result = compare(a, b, names=("a", "b"))
+    assert result.difference.excludes_zero and result.p == pytest.approx(0.0625)
+    assert not result.distinguishable
+
+
 def test_same_accuracies_can_differ_significantly_or_not():
     """Equal marginal accuracies, other pairing: what an unpaired test cannot see."""
     base = np.array([1] * 700 + [0] * 300, float)

@@ -12,6 +12,7 @@ from rmjax.evaluation.sections import Grades, Reading, ReportData, pick
 from rmjax.evaluation.summary import Row
 from rmjax.records import Judgment, Message, Preference
 from rmjax.refine.levels import Graded
+from rmjax.refine.table import Table
 
 HOSTILE = (
     "<script>alert(1)</script><img src=\"http://evil.example/x.png\" onerror='x()'></p></main>"
@@ -203,6 +204,40 @@ def test_a_reading_puts_the_answers_into_their_slots():
     assert Reading.of(item, judgment(verdict="tie")).outcome == "tie"
     graded = Graded(judgment=judgment(), perplexity=6.125, score=0.5, level="SA", grade=0.5)
     assert Reading.graded(item, graded).facts["level"] == "strong accept"
+
+
+def test_grades_of_a_refinement():
+    made = Table(
+        items=3,
+        judgments=4,
+        levels={"SA": 1, "WA": 1, "SR": 0, "WR": 1, "unparsed": 1},
+        pairs=2,
+        groups=1,
+        usable=1,
+        without={"all right": 2},
+        retried=0,
+        hinted=0,
+        perplexity={},
+        auc=None,
+        auc_within=None,
+        weight_spread=0.25,
+    )
+    graded = [
+        Graded(judgment=judgment(verdict=v), perplexity=p, score=s, level=level, grade=s)
+        for v, p, s, level in (
+            ("A", 2.0, 0.9, "SA"),
+            ("A", 5.0, 0.4, "WA"),
+            ("B", 6.0, 0.3, "WR"),
+            (None, None, 0.0, "unparsed"),
+        )
+    ]
+    grades = Grades.of(graded, made, score="exp(-PPL / 10)", threshold=0.5)
+    assert (grades.right, grades.wrong, grades.threshold) == ([0.9, 0.4], [0.3], 0.5)
+    assert list(grades.levels.items()) == [
+        ("strong accept", 1), ("weak accept", 1), ("weak reject", 1), ("strong reject", 0), ("unparsed", 1),
+    ]  # fmt: skip
+    assert grades.made["labels without: all right"] == 2
+    assert not any("retries" in name or "AUC" in name for name in grades.made)
 
 
 def test_pick_takes_each_outcome_and_each_item_once():
