@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import types
 
 import numpy as np
 import pytest
@@ -75,6 +76,19 @@ def test_records_read_back_as_they_were_written(records, name, tmp_path_factory)
         assert jsonl.read(path, type(batch[0]) if batch else Preference) == batch
 
     round_trip()
+
+
+def test_plain_mappings_and_arrays_are_written_and_checked_on_reading(tmp_path):
+    path = tmp_path / "x.jsonl"
+    record = Preference(prompt=(), chosen="a", rejected="b", meta=types.MappingProxyType({"v": np.arange(3)}))
+    jsonl.write(path, [record, {"prompt": [], "chosen": "a", "rejected": "b", "meta": [1]}])
+    with pytest.raises(UserError, match=r"x\.jsonl:2: field 'meta' is \[1\]; an object"):
+        jsonl.read(path, Preference)
+    assert next(jsonl.lines(path))[1]["meta"] == {"v": [0, 1, 2]}
+    group = {"id": "g", "prompt": [1], "completions": [[1]], "pairs": [[0, 1, 2]]}
+    jsonl.write(path, [group])
+    with pytest.raises(UserError, match=r"'pairs\[0\]' is \[0, 1, 2\]; a list of 2"):
+        jsonl.read(path, Group)
 
 
 def test_a_group_reads_back_with_its_pairs(tmp_path):

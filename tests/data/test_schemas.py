@@ -1,6 +1,8 @@
 """Every schema that is read, with and without its optional columns, and what is wrong with its values."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from schema_rows import (
@@ -13,6 +15,7 @@ from schema_rows import (
     NEMO,
     REJECTED,
     STEER,
+    STRENGTH,
     SYSTEM,
     USER,
     WEBGPT,
@@ -114,6 +117,21 @@ BAD = [
     ("explicit", explicit(prompt=[{"role": "user"}]), r"'prompt\[0\]'.* a role and a text content"),
     ("explicit", explicit(prompt=[{"role": "user", "content": "x", "tool_calls": [1]}]), "the key 'tool_calls'"),
     ("explicit", explicit(chosen=3), "'chosen'"),
+    ("explicit", explicit(prompt=["x"]), r"'prompt\[0\]' is .*an object with role and content"),
+    ("explicit", explicit(prompt=[]), "'prompt' is .*a list of messages"),
+    ("rewardbench-2", explicit(chosen=["a"], rejected=["b", 1]), "'rejected' is .*a list of strings"),
+    ("alpaca-ranking", {"instruction": "q", "history": "x", "chosen": "a", "rejected": "b"}, "'history' is .*a list"),
+    ("hh-strength", {**STRENGTH, "chosen": []}, "'chosen' has no turn"),
+    (
+        "sharegpt-ranking",
+        {"conversations": [], "chosen": sharegpt("", "x")[1], "rejected": sharegpt("", "y")[1]},
+        "'conversations' is .*a list of turns",
+    ),
+    (
+        "sharegpt-ranking",
+        {"conversations": [{"from": "bot"}], "chosen": sharegpt("", "x")[1], "rejected": sharegpt("", "y")[1]},
+        r"'conversations\[0\]' is .*'from' \(human",
+    ),
     ("explicit", explicit(chosen=turns("a", "b", "c")), "'chosen' is not the prompt's turns and one assistant's"),
     (
         "implicit",
@@ -179,3 +197,17 @@ def test_a_bad_value_is_an_error_with_file_line_and_field_or_a_counted_drop(sche
     assert str(error.value).startswith(f"{path}:2: ")
     source = read_preferences(path, invalid="drop")
     assert (len(source.records), source.dropped) == (1, {"invalid": 1})
+
+
+def test_the_page_on_data_shows_lines_of_every_schema_that_are_read(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    for schema in (*PREFERENCES, *DEMONSTRATIONS):
+        assert f"`{schema.name}`" in page
+    found = set()
+    for number, line in enumerate(re.findall(r"^    (\{.*\})$", page, re.MULTILINE)):
+        path = write(tmp_path / f"{number}.jsonl", json.loads(line))
+        if "chosen" in line or "response" in line or "answer_0" in line or "rank" in line:
+            found.add(read_preferences(path).schema)
+        else:
+            assert read_demonstrations(path)[0].completion == "4"
+    assert len(found) == 13  # the score columns, OpenRLHF's keys and HelpSteer3 share a line with their like

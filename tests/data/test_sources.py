@@ -1,5 +1,6 @@
 """Reading files: kinds of file, finding the schema, policies, limits; and a fuzz in which nothing is lost unseen."""
 
+import dataclasses
 import functools
 import gzip
 import json
@@ -13,6 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rmjax import jsonl
+from rmjax.data.detection import detect
+from rmjax.data.files import Row
+from rmjax.data.schemas import PREFERENCES
 from rmjax.data.sources import read_demonstrations, read_preferences
 from rmjax.errors import UserError
 from rmjax.records import Message, Preference
@@ -343,3 +347,11 @@ def test_counts_add_up_over_many_kinds_of_fault(tmp_path):
     source = read_preferences(write(tmp_path / "x.jsonl", *rows), **DROP)
     assert len(source.records) == 5
     assert Counter(source.dropped) == {"empty": 2, "identical": 1, "duplicate": 1, "invalid": 3}
+
+
+def test_a_table_in_which_two_schemas_fit_asks_for_a_choice():
+    rows = [Row("x.jsonl:1", row(0))]
+    twin = dataclasses.replace(PREFERENCES[0], name="twin")
+    with pytest.raises(UserError, match=r"fit more than one schema \(explicit, twin\); choose one with .*`schema`"):
+        detect(rows, [*PREFERENCES, twin], "auto", "x.jsonl")
+    assert detect(rows, [*PREFERENCES, twin], "twin", "x.jsonl") is twin
