@@ -1,0 +1,125 @@
+"""The static shapes of a run: how many prompts and samples at once, padded to what. Few: each shape is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+
+import jax
+
+from rmjax.errors import UserError
+from rmjax.models.config import DecoderConfig
+
+STEP_FLOPS = 1e9  # a step on the CPU should do at least this much, or dispatching it costs more than computing it
+MOST_SLOTS = 512
+SHARED = 8  # samples of a prompt at once: more share its cache, fewer wait for the longest of them
+FIRST_SIZE = 64  # tokens of the first suffix cache; it doubles as samples get longer
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The shapes of one group of requests with prompts of like length."""
+
+    rows: int  # prompts at once
+    slots: int  # samples at once of each
+    length: int  # prompt tokens
+    sizes: tuple[int, ...]  # suffix caches, ascending; the last holds a whole completion
+    reads: int  # prompts read at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """A request as far as shapes go."""
+
+    length: int  # of the prompt
+    samples: int
+
+
+def layouts(
+    needs: Sequence[Need], config: DecoderConfig, max_new_tokens: int, *, prompts: int = 0, slots: int = 0
+) -> list[tuple[Layout, list[int]]]:
+    """Groups requests by length and chooses each group's shapes.
+
+    Args:
+        needs: one per request.
+        config: the model's.
+        max_new_tokens: of a completion.
+        prompts: rows; 0 = chosen.
+        slots: samples at once of each; 0 = chosen.
+
+    Returns:
+        (layout, indices into needs, shorter prompts first) of each group, shorter prompts first. A group that would not
+        fill the slots once joins the next longer one: padding costs less than another compilation.
+
+    Raises:
+        UserError: not even one sample fits the memory.
+    """
+    order = sorted(range(len(needs)), key=lambda i: needs[i].length)
+    most = max((need.samples for need in needs), default=1)
+    slots = slots or min(_power(most), SHARED)
+    groups: list[list[int]] = []
+    for i in order:
+        last = groups[-1] if groups else []
+        if last:
+            same = bucket(needs[last[-1]].length) == bucket(needs[i].length)
+            full = sum(needs[j].samples for j in last) >= _capacity(
+                config, needs[last[-1]].length, max_new_tokens, slots
+            )
+        if last and (same or not full):
+            last.append(i)
+        else:
+            groups.append([i])
+    out = []
+    for group in groups:
+        length = bucket(needs[group[-1]].length)
+        jobs = sum(math.ceil(needs[i].samples / slots) for i in group)
+        rows = prompts or min(_power(jobs), max(1, _capacity(config, length, max_new_tokens, slots) // slots))
+        out.append((Layout(rows, slots, length, _sizes(max_new_tokens), max(1, rows // 4)), group))
+    return out
+
+
+def bucket(length: int) -> int:
+    """The padded length: 16, then powers of two and the numbers halfway between them."""
+    size = 16
+    while size < length:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return size
+
+
+def _capacity(config: DecoderConfig, length: int, new: int, slots: int) -> int:
+    """Slots in all: enough work for a step, within the memory for caches and logits. A power of two."""
+    c = config
+    weights = c.layers * c.embed * (c.head_dim * (2 * c.heads + 2 * c.kv_heads) + 3 * c.mlp) + c.vocab * c.embed
+    wanted = 1 << round(math.log2(max(32, STEP_FLOPS / (2 * weights))))
+    token = 2 * c.layers * c.kv_heads * c.head_dim * (4 if c.dtype == "float32" else 2)
+    slot = token * (_sizes(new)[-1] + bucket(length) / slots) + 16 * c.vocab
+    fits = _memory() / slot
+    if fits < 1:
+        raise UserError(
+            f"one sample of {length} + {new} tokens needs {slot / 2**30:.1f} GiB of cache, more than there is: "
+            f"lower max_new_tokens or shorten the prompts"
+        )
+    return min(wanted, MOST_SLOTS, 1 << int(math.log2(fits)))
+
+
+def _memory() -> float:
+    """Bytes that caches may take: half of what is free on an accelerator, an eighth and at most 1 GiB on the host."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if jax.default_backend() != "cpu" and "bytes_limit" in stats:
+        return 0.5 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 8, 2.0**30)
+
+
+def _sizes(new: int) -> tuple[int, ...]:
+    last = -(-new // 16) * 16
+    sizes = [FIRST_SIZE]
+    while sizes[-1] < last:
+        sizes.append(2 * sizes[-1])
+    return (*(s for s in sizes if s < last), last)
+
+
+def _power(n: int) -> int:
+    """The smallest power of two that is not below n."""
+    return 1 << max(0, n - 1).bit_length()
