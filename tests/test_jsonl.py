@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import types
 
 import numpy as np
@@ -119,9 +120,10 @@ def test_what_json_cannot_hold_is_refused_and_the_old_file_stays(value, tmp_path
     assert os.listdir(tmp_path) == ["x.jsonl"]
 
 
-def test_the_same_records_give_the_same_bytes(tmp_path):
+def test_the_same_records_give_the_same_bytes_at_any_time(tmp_path, monkeypatch):
     record = Demonstration(prompt=(Message("user", "a"),), completion="b")
-    for name in ("a.jsonl.gz", "b.jsonl.gz"):
+    for name, now in (("a.jsonl.gz", 1e9), ("b.jsonl.gz", 1.7e9)):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
         jsonl.write(tmp_path / name, [record] * 9)
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
 

@@ -94,7 +94,7 @@ def _cut(group: Group, length: int, bos: int | None, pairs_per_group: int | None
     head = 1 if bos is not None and group.prompt[0] == bos else 0
     if over > len(group.prompt) - head - 1:
         return group
-    if group.ref_logps:
+    if len(group.ref_logps):
         raise UserError(
             f"group {group.id!r}: its prompt must be cut by {over} tokens, but its reference log-probabilities were "
             f"computed for the whole prompt; cut before scoring, or raise the length from {length}"

@@ -174,13 +174,13 @@ def assemble(groups: Sequence[Group], shape: RowShape, *, share: bool = True) ->
             row.source[targets] = before
             row.slot[span] = slots
             row.slot_last[slots] = at - 1
-            if group.ref_logps:
+            if len(group.ref_logps):
                 row.ref_logps[slots] = group.ref_logps[i]
             targets, slots = span.stop, slots + 1
             number += not share
         number += share
         span = slice(pairs, pairs + len(group.pairs))
-        if group.pairs:
+        if len(group.pairs):
             row.pairs[span] = np.asarray(group.pairs) + first
             row.weight[span] = group.weight if len(group.weight) else 1.0
             row.margin[span] = group.margin if len(group.margin) else 0.0

@@ -22,7 +22,7 @@ from rmjax.errors import UserError
 
 def draw(group: Group, rng: np.random.Generator, pairs: int) -> Group:
     """`pairs` of the group's pairs, drawn without replacement, and only the candidates that they name."""
-    if not group.pairs:
+    if not len(group.pairs):
         return group
     chosen = sorted(rng.choice(len(group.pairs), size=min(pairs, len(group.pairs)), replace=False).tolist())
     named = sorted({i for k in chosen for i in group.pairs[k]})
@@ -31,7 +31,7 @@ def draw(group: Group, rng: np.random.Generator, pairs: int) -> Group:
     return dataclasses.replace(
         group,
         completions=[group.completions[i] for i in named],
-        ref_logps=[group.ref_logps[i] for i in named] if group.ref_logps else (),
+        ref_logps=[group.ref_logps[i] for i in named] if len(group.ref_logps) else (),
         pairs=[(number[group.pairs[k][0]], number[group.pairs[k][1]]) for k in chosen],
         weight=pick(group.weight),
         margin=pick(group.margin),

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from rmjax.data.limits import limit
 from rmjax.data.loads import bucket, load
-from rmjax.data.packing import FirstFit, assemble, empty, fit, pack, stack
+from rmjax.data.packing import FirstFit, empty, fit, pack, stack
+from rmjax.data.pipeline import draw
 from rmjax.data.rows import Group, Rows, RowShape
 from rmjax.errors import UserError
 
@@ -286,7 +287,19 @@ def test_an_unknown_policy_is_refused():
         limit([FITS], SHAPE, overlong="cut")
 
 
-def test_assemble_takes_numpy_ids():
-    group = Group(id="n", prompt=np.arange(3), completions=[np.array([5, 6])], pairs=(), ref_logps=np.zeros(1))
-    row = assemble([group], fit([group]))
-    assert row.tokens[:5].tolist() == [0, 1, 2, 5, 6]
+def test_columns_may_be_numpy_arrays():
+    plain = simple("n", 3, 2, 2, 2, ref_logps=[0.5, 1.5, 2.5], pairs=[(0, 1), (2, 1)], weight=[0.25, 0.5])
+    arrays = dataclasses.replace(
+        plain,
+        prompt=np.asarray(plain.prompt),
+        completions=[np.asarray(c) for c in plain.completions],
+        **{name: np.asarray(getattr(plain, name)) for name in ("ref_logps", "pairs", "weight")},
+    )
+    for pairs_per_group in (None, 1):
+        shape = fit([arrays], pairs_per_group=pairs_per_group)
+        assert shape == fit([plain], pairs_per_group=pairs_per_group)
+    a, b = (stack(pack([g], fit([plain])).rows) for g in (plain, arrays))
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    few = draw(arrays, np.random.default_rng(0), 1)
+    assert (len(few.completions), len(few.ref_logps), len(few.weight)) == (2, 2, 1)

@@ -11,7 +11,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from rmjax.data.packing import fit
-from rmjax.data.pipeline import batches, draw
+from rmjax.data.pipeline import Order, batches, draw
 from rmjax.data.rows import Group, Rows
 from rmjax.errors import UserError
 
@@ -56,9 +56,16 @@ def test_epochs_visit_every_group_so_often_and_in_a_new_order():
     assert all(batch.tokens.shape == (4, 64) for batch in rows)
     firsts = [seen.index(k) for k in range(37)]
     assert firsts != sorted(firsts)
-    one = visits(list(batches(GROUPS, SHAPE, batch=4, seed=3, epochs=1)))
-    assert sorted(one) == list(range(37))
-    assert one != seen[37:74]
+
+
+def test_every_epoch_is_another_permutation():
+    order, other = Order(50, 3), Order(50, 4)
+    epochs = [[order(50 * e + i) for i in range(50)] for e in range(5)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+    assert epochs[0] != list(range(50))
+    assert epochs[0] != [other(i) for i in range(50)]
+    assert [Order(50, 3)(i) for i in (120, 7, 120)] == [epochs[2][20], epochs[0][7], epochs[2][20]]
 
 
 def test_the_last_batch_is_padded_with_empty_rows():
