@@ -1,22 +1,25 @@
 """What the controlled-world configs share: the SFT recipe and the rows of the comparison."""
 
-from rmjax.sampling.policy import Sampling
+from collections.abc import Sequence
 
 from rmjax.jobs.entries import AsIs, Entry
+from rmjax.jobs.study import Study
 from rmjax.methods.bradley_terry import BradleyTerry
 from rmjax.methods.gfriend import Gfriend
 from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.scores import Implicit
 from rmjax.refine.refinement import Refinement
+from rmjax.sampling.policy import Sampling
 from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
 
 FEW, ALL = 64, 2048  # labels
 GRID = ((3e-5, 30), (3e-5, 60), (3e-5, 120), (1e-4, 30), (1e-4, 60), (1e-4, 120))  # the same for every row
 
+DEMONSTRATIONS = 12_000
 SFT = Train(
-    optimizer=Optimizer(learning_rate=4e-3, b2=0.98, warmup=37, schedule="cosine", end=0.05, clip=1.0),
-    batch=32,
+    optimizer=Optimizer(learning_rate=3e-3, b2=0.98, warmup=37, schedule="cosine", end=0.05, clip=1.0),
+    batch=16,
     steps=750,
 )
 DPO = Train(
@@ -28,7 +31,16 @@ DPO = Train(
 PLAIN = Refinement(pairs="one", weights="off")
 
 
-def judge_row(name: str, labels: int, *, samples: int, orders: str, refinement: Refinement, rounds: int = 1) -> Entry:
+def judge_row(
+    name: str,
+    labels: int,
+    *,
+    samples: int,
+    orders: str,
+    refinement: Refinement,
+    rounds: int = 1,
+    draws: int = 0,
+) -> Entry:
     """A row that trains the judge on its own samples."""
     method = Gfriend(
         samples=samples,
@@ -39,15 +51,15 @@ def judge_row(name: str, labels: int, *, samples: int, orders: str, refinement: 
         objective=Pairwise(score=Implicit(beta=0.1)),
         train=DPO,
     )
-    return Entry(name=name, labels=labels, method=method, grid=GRID)
+    return Entry(name=name, labels=labels, method=method, grid=GRID, draws=draws)
 
 
-def bradley_terry_row(name: str, labels: int) -> Entry:
+def bradley_terry_row(name: str, labels: int, *, draws: int = 0) -> Entry:
     """A linear head on the SFT judge's backbone."""
     optimizer = Optimizer(learning_rate=3e-4, b2=0.98, warmup=10, schedule="constant", clip=1.0)
     train = Train(optimizer=optimizer, batch=16, steps=150)
     grid = tuple((rate, steps) for rate in (1e-4, 3e-4, 1e-3) for steps in (60, 300))
-    return Entry(name=name, labels=labels, method=BradleyTerry(train=train), grid=grid)
+    return Entry(name=name, labels=labels, method=BradleyTerry(train=train), grid=grid, draws=draws)
 
 
 def sft_rows() -> tuple[Entry, ...]:
@@ -55,4 +67,27 @@ def sft_rows() -> tuple[Entry, ...]:
     return (
         Entry(name="SFT judge, greedy", labels=0, method=AsIs(), draws=1),
         Entry(name="SFT judge, one sample", labels=0, method=AsIs(temperature=1.0), draws=1),
+    )
+
+
+def gfriend_row(
+    name: str,
+    labels: int,
+    *,
+    samples: int = 16,
+    orders: str = "random",
+    refinement: Refinement = Refinement(),
+    rounds: int = 1,
+) -> Entry:
+    """GFRIEND with one part changed."""
+    return judge_row(name, labels, samples=samples, orders=orders, refinement=refinement, rounds=rounds)
+
+
+def ablation(name: str, entries: Sequence[Entry]) -> Study:
+    """A study of GFRIEND's parts; compares with its first row."""
+    return Study(
+        workdir=f"runs/study_{name}",
+        sft=SFT,
+        demonstrations=DEMONSTRATIONS,
+        entries=tuple(entries),
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from configs._base import ALL, FEW, PLAIN, SFT, bradley_terry_row, judge_row, sft_rows
+from configs._base import ALL, DEMONSTRATIONS, FEW, PLAIN, SFT, bradley_terry_row, judge_row, sft_rows
 from rmjax.jobs.study import Study
 from rmjax.refine.refinement import Refinement
 
@@ -20,6 +20,7 @@ def get_config() -> Study:
     return Study(
         workdir="runs/quickstart",
         sft=SFT,
+        demonstrations=DEMONSTRATIONS,
         seeds=(0,),
         draws=1,
         search_draws=0,

@@ -47,7 +47,7 @@ class Study:
 
     workdir: str
     world: JudgeWorld = JudgeWorld()
-    demonstrations: int = 24_000  # transcripts of the faulty demonstrators
+    demonstrations: int = 12_000  # transcripts of the faulty demonstrators
     sft: Train
     max_new_tokens: int = 80
     seeds: tuple[int, ...] = (0, 1, 2)  # of SFT

@@ -1,0 +1,147 @@
+"""Checks that a model's scores can be trusted: they depend on its weights and the text, and on nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from rmjax.config import to_json
+from rmjax.data import packing
+from rmjax.data.chat import Chat
+from rmjax.data.rows import Group
+from rmjax.evaluation.provenance import Provenance
+from rmjax.evaluation.summary import write_json
+from rmjax.jobs.export import export_judge, load_judge, saved_prompt
+from rmjax.jobs.sources import ModelSource, PairFile
+from rmjax.jobs.workdir import Workdir
+from rmjax.judging.judge import Judge
+from rmjax.judging.prompts import JSON_JUDGE
+from rmjax.judging.rescoring import token_scores
+from rmjax.methods.bradley_terry import groups_of
+from rmjax.objectives.reference import slot_scores
+from rmjax.objectives.scores import LogProb, Scalar
+from rmjax.records import Rollout
+from rmjax.sampling.policy import Sampling
+from rmjax.sampling.scheduler import Request, Sampler
+
+console = Console()
+
+
+class Failed(SystemExit):
+    """Some check failed; exit code 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One check: the largest difference seen and the most that is allowed."""
+
+    name: str
+    difference: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.difference <= self.limit
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifyJob:
+    """Scores against batch size, padding, order, sharing and export; recorded against teacher-forced numbers."""
+
+    workdir: str = "runs/verify"
+    model: ModelSource = ModelSource()
+    data: PairFile = PairFile(limit=16)
+    max_new_tokens: int = 32
+    samples: int = 4  # of each judge prompt
+    seed: int = 0
+
+    def run(self, command: str = "") -> None:
+        """Prints every check with its largest difference; exits with 1 where one fails."""
+        source = self.data.read()
+        hashes = {self.data.path: source.hash}
+        work = Workdir(self.workdir, to_json(self), hashes)
+        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        directory = self.model.directory()
+        sampling = Sampling(max_new_tokens=self.max_new_tokens)
+        judge = load_judge(directory, self.model, saved_prompt(directory) or JSON_JUDGE, sampling, seed=self.seed)
+        items = list(source.records)
+        prompts = {f"{p.id}|{slot}": judge.prompt_ids(p, slot) for p in items for slot in ("A", "B")}
+        checks = [
+            *score_checks(judge, groups_of(judge.chat, items)),
+            *export_checks(judge, self.model, groups_of(judge.chat, items[:4])),
+            *sampling_checks(judge, prompts, self.samples),
+        ]
+        write_json(work / "summary.json", {"checks": [{**dataclasses.asdict(c), "passed": c.passed} for c in checks]})
+        provenance.finish(contract=judge.chat.contract())
+        table = Table("check", "largest difference", "allowed", "", box=None, padding=(0, 2, 0, 0))
+        for c in checks:
+            mark = "[green]ok[/]" if c.passed else "[red]FAILED[/]"
+            table.add_row(c.name, f"{c.difference:.1e}", f"{c.limit:.0e}", mark)
+        console.print(table)
+        if not all(c.passed for c in checks):
+            raise Failed(1)
+
+
+def score_checks(judge: Judge, groups: Sequence[Group]) -> list[Check]:
+    """The score (a head's reward, else the mean log-probability of a token) under every way to batch it."""
+    score = Scalar() if judge.model.head is not None else LogProb(length_normalised=True)
+    run = lambda groups, **how: np.concatenate(slot_scores(judge.model, judge.params, groups, score, **how))
+    alone = np.concatenate([run([g], batch=1) for g in groups])
+    longest = packing.fit(groups).length
+    split = [dataclasses.replace(g, completions=[c], pairs=()) for g in groups for c in g.completions]
+    backwards = run(groups[::-1], batch=4).reshape(len(groups), -1)[::-1].reshape(-1)  # two answers each
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "batch of 2 rows": lambda: run(groups, batch=2),
+        "batch of 8 rows": lambda: run(groups, batch=8),
+        "rows twice as long": lambda: run(groups, batch=4, length=2 * longest),
+        "items in reverse order": lambda: backwards,
+        "prompt not shared": lambda: run(split, batch=4),
+    }
+    return [Check(f"score: {name}", largest(alone, way()), 1e-5) for name, way in ways.items()]
+
+
+def export_checks(judge: Judge, source: ModelSource, groups: Sequence[Group]) -> list[Check]:
+    """The score after an export and import."""
+    score = Scalar() if judge.model.head is not None else LogProb(length_normalised=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "export"
+        export_judge(path, judge)
+        back = load_judge(path, source, judge.prompt, judge.sampling, seed=judge.seed)
+        before, after = (np.concatenate(slot_scores(j.model, j.params, groups, score)) for j in (judge, back))
+    return [Check("score: exported and loaded", largest(before, after), 0.0)]
+
+
+def sampling_checks(judge: Judge, prompts: dict[str, Sequence[int]], samples: int) -> list[Check]:
+    """Recorded log-probabilities against a forward pass; samples against another batch and order."""
+    if judge.model.head is not None:
+        return []
+    requests = [Request(id=id, prompt=prompt, samples=samples) for id, prompt in prompts.items()]
+    draw = lambda requests, **how: sampled(judge, requests, **how)
+    first = draw(requests)
+    forced = token_scores(judge.model, judge.params, [(prompts[r.id], r.tokens) for r in first])
+    recorded = largest(np.concatenate([r.logps for r in first]), np.concatenate(forced))
+    other = {(r.id, r.index): r for r in draw(requests[::-1][: len(requests) // 2 + 1], prompts=1, slots=1)}
+    same = [(r, other[r.id, r.index]) for r in first if (r.id, r.index) in other]
+    changed = float(np.mean([a.tokens != b.tokens for a, b in same]))
+    return [
+        Check("log-probabilities: recorded against teacher-forced", recorded, 1e-4),
+        Check("samples that change with the batch (share)", changed, 0.0),
+    ]
+
+
+def sampled(judge: Judge, requests: Sequence[Request], **how: Any) -> list[Rollout]:
+    """Rollouts of the judge's policy."""
+    chat: Chat = judge.chat
+    return Sampler(judge.model, judge.params, chat, judge.sampling, seed=judge.seed, quiet=True, **how).run(requests)
+
+
+def largest(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest absolute difference."""
+    return float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
