@@ -7,6 +7,7 @@ from configs._base import (
     PLAIN,
     SFT,
     bradley_terry_row,
+    gfriend_row,
     judge_row,
     sft_rows,
 )
@@ -23,10 +24,8 @@ def get_config() -> Study:
         word = "1 round" if rounds == 1 else f"{rounds} rounds"
         entries += [
             judge_row(f"DPO, 2 samples, {word}", FEW, samples=2, orders="item", refinement=PLAIN, rounds=rounds),
-            judge_row(
-                f"DPO, one pair of 16, {word}", FEW, samples=16, orders="random", refinement=PLAIN, rounds=rounds
-            ),
-            judge_row(f"GFRIEND, {word}", FEW, samples=16, orders="random", refinement=Refinement(), rounds=rounds),
+            gfriend_row(f"DPO, one pair of 16, {word}", FEW, refinement=PLAIN, rounds=rounds),
+            gfriend_row(f"GFRIEND, {word}", FEW, rounds=rounds),
             judge_row(f"DPO, {word}", ALL, samples=4, orders="item", refinement=PLAIN, rounds=rounds, draws=3),
         ]
     return Study(
