@@ -20,6 +20,7 @@ from rmjax.evaluation.summary import write_json, write_scores
 from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import export_judge, load_judge
 from rmjax.jobs.gfriend_report import conclude
+from rmjax.jobs.lengths import Lengths
 from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.workdir import Workdir
 from rmjax.judging.judge import Judge
@@ -46,6 +47,7 @@ class GfriendJob:
     prompt: JudgePrompt = JSON_JUDGE
     sft: Train = Train(optimizer=Optimizer(learning_rate=1e-5, warmup=0.1, schedule="linear"), batch=4, epochs=3)
     method: Gfriend = Gfriend()
+    lengths: Lengths = Lengths()
     evaluation: Evaluation = Evaluation()
     seed: int = 0
     only: Literal["", "sft", "sample", "refine", "mdpo", "evaluate", "export"] = (
@@ -58,6 +60,9 @@ class GfriendJob:
         work = Workdir(self.workdir, to_json(self), hashes)
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
         base = self.model.directory()
+        judge = self.judge(base)
+        train = self.lengths.fitting(judge, train, policy=self.lengths.train, what="training pairs")
+        held = self.lengths.fitting(judge, held, policy=self.lengths.evaluation, what="held-out pairs")
 
         self.stage(work, "sft", "", lambda folder: self.sft_stage(base, folder))
         policy, previous = work / "sft" / "export", "sft"

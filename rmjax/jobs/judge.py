@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -19,6 +20,7 @@ from rmjax.evaluation.summary import Row, write_scores, write_summary
 from rmjax.evaluation.tables import accuracy_table
 from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import load_judge, saved_prompt
+from rmjax.jobs.lengths import Lengths
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.workdir import Workdir
 from rmjax.judging.prompts import JSON_JUDGE, JudgePrompt
@@ -36,9 +38,10 @@ class JudgeJob:
     workdir: str = "runs/judge"
     model: ModelSource = ModelSource()
     data: PairFile = PairFile()
-    prompt: JudgePrompt | None = None  # None: the one that the model was exported with, else the JSON judge
+    prompt: tyro.conf.Fixed[JudgePrompt | None] = None  # None: what the model was exported with, else the JSON judge
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=512)  # its temperature is evaluation.temperature
     evaluation: Evaluation = Evaluation()
+    lengths: Lengths = Lengths()
     seed: int = 0
 
     def run(self, command: str = "") -> None:
@@ -52,6 +55,7 @@ class JudgeJob:
         directory = self.model.directory()
         prompt = self.prompt or saved_prompt(directory) or JSON_JUDGE
         judge = load_judge(directory, self.model, prompt, self.sampling, seed=self.seed)
+        items = self.lengths.fitting(judge, items, policy=self.lengths.evaluation, what="pairs")
         start = time.perf_counter()
         judgments, found = judge_items(judge, items, self.evaluation, path=work / "judgments.jsonl")
         seconds = time.perf_counter() - start

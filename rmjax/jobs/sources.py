@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,9 +72,12 @@ class ModelSource:
 class PairFile:
     """A file of labelled pairs."""
 
-    path: str = ""  # .jsonl, .jsonl.gz, .json, .parquet or a hub id; schemas: docs/data.md
+    path: str = ""  # .jsonl, .jsonl.gz, .json, .parquet or hub:owner/name[:split]; schemas: docs/data.md
     schema: str = "auto"
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # schema's column -> the file's
     ignore: tuple[str, ...] = ()  # columns to leave out
+    invalid: Literal["error", "drop"] = "error"  # lines that are no record of the schema
+    duplicate: Literal["error", "drop"] = "error"  # pairs that were there before
     empty: Literal["error", "drop"] = "error"  # pairs with an empty answer
     identical: Literal["error", "drop"] = "error"  # pairs with equal answers
     limit: int = 0  # use only the first so many pairs; 0: all
@@ -84,7 +87,14 @@ class PairFile:
         if not self.path:
             raise UserError("--data.path is empty: give a file of labelled pairs (docs/data.md lists the schemas)")
         source = read_preferences(
-            self.path, schema=self.schema, ignore=self.ignore, empty=self.empty, identical=self.identical
+            self.path,
+            schema=self.schema,
+            columns=self.columns,
+            ignore=self.ignore,
+            invalid=self.invalid,
+            empty=self.empty,
+            identical=self.identical,
+            duplicate=self.duplicate,
         )
         console.print(f"{self.path}: {len(source.records):,} pairs, schema {source.schema}{dropped(source)}")
         return dataclasses.replace(source, records=source.records[: self.limit]) if self.limit else source
