@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import llama2c
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rmjax.models import hf
 from rmjax.models.cache import SuffixCache
@@ -49,25 +50,26 @@ def greedy(directory: Path, prompts: list[list[int]], count: int) -> list[list[i
     return out[:, 0].tolist()
 
 
-def test_greedy_text_is_the_published_one(stories):
-    from transformers import AutoTokenizer
-
-    ids = greedy(stories, [[1]], 200)[0]
-    assert AutoTokenizer.from_pretrained(stories).decode(ids).startswith(PUBLISHED)
-
-
-def test_greedy_text_is_that_of_transformers(stories):
-    torch = pytest.importorskip("torch")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+@pytest.fixture(scope="module")
+def texts(stories) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts (the first is the BOS token alone) and our greedy continuations."""
     tokenizer = AutoTokenizer.from_pretrained(stories)
     prompts = [tokenizer(text)["input_ids"] for text in ("One day, Tom and Sue went to", "The cat")]
     assert all(p[0] == 1 for p in prompts)
-    ours = greedy(stories, prompts, 60)
+    prompts.insert(0, [1])
+    return prompts, greedy(stories, prompts, 200)
+
+
+def test_greedy_text_is_the_published_one(stories, texts):
+    assert AutoTokenizer.from_pretrained(stories).decode(texts[1][0]).startswith(PUBLISHED)
+
+
+def test_greedy_text_is_that_of_transformers(stories, texts):
+    torch = pytest.importorskip("torch")
     theirs = AutoModelForCausalLM.from_pretrained(stories)
-    for prompt, got in zip(prompts, ours, strict=True):
+    for prompt, got in zip(*texts, strict=True):
         out = theirs.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=60, eos_token_id=None)
-        assert tokenizer.decode(got) == tokenizer.decode(out[0, len(prompt) :])
+        assert out[0, len(prompt) :].tolist() == got[:60]
 
 
 def test_tokenizer_is_sentencepiece(shared):
