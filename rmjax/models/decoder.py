@@ -178,7 +178,9 @@ class Decoder(nnx.Module):
 
     def _embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         c = self.config
-        x = self.table[...].astype(c.dtype)[tokens] * jnp.asarray(c.embed_scale, c.dtype)
+        # Whole rows on every device: looked up in pieces, activations would change their layout the slow way.
+        table = shard(self.table[...].astype(c.dtype), "vocab", "act_embed")
+        x = table[tokens] * jnp.asarray(c.embed_scale, c.dtype)
         return shard(x, "batch", "length", "act_embed")
 
     def _layers(self, tokens: Array, positions: Array, mix: Callable) -> tuple[Array, Any]:

@@ -1,5 +1,6 @@
 """Blockwise attention against the dense one: values, gradients, the work it skips, memory, and its loops on a mesh."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def qkv(t: int, *, b: int = 3, heads: int = 2, per: int = 2, size: int = 4) -> l
 
 
 @pytest.mark.parametrize(("window", "softcap"), [(None, 0.0), (5, 1.5)])
-@pytest.mark.parametrize("t", [8, 64, 136])
+@pytest.mark.parametrize("t", [8, 40, 72])
 def test_blocks_are_dense(t: int, window: int | None, softcap: float):
     q, k, v = qkv(t)
     vectors = tuple(map(jnp.int32, rows(t)))
@@ -50,7 +51,7 @@ def test_blocks_are_dense(t: int, window: int | None, softcap: float):
     g = jnp.where(here[..., None, None, None], jnp.float32(np.random.default_rng(2).normal(size=q.shape)), 0)
 
     def both(f):
-        return jax.jit(lambda *a: jax.vjp(f, *a)[1](g) + (f(*a),))(q, k, v)
+        return jax.jit(lambda *a: (*jax.vjp(f, *a)[1](g), f(*a)))(q, k, v)
 
     want = both(lambda *a: attention.dense(*a, attention.visible(*vectors, window), softcap, 0.5))
     got = both(lambda *a: blockwise.attend(*a, layout, softcap, 0.5, BLOCK))
@@ -87,7 +88,7 @@ def test_every_item_is_visited_once_and_padding_never():
 def test_classes(blocks: int):
     sizes = classes(blocks)
     assert sizes[0] == 1 and sizes[-1] == blocks and list(sizes) == sorted(set(sizes))
-    assert all(b <= max(a + 1, a * 4 / 3) for a, b in zip(sizes, sizes[1:], strict=False))
+    assert all(b <= max(a + 1, a * 4 / 3) for a, b in itertools.pairwise(sizes))
 
 
 def test_memory_is_linear():
@@ -100,7 +101,7 @@ def test_memory_is_linear():
         compiled = jax.jit(jax.grad(f, argnums=(0, 1, 2))).lower(q, k, v).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporary(1024) < 5 * temporary(256)
+    assert temporary(512) < 5 * temporary(128)
 
 
 def test_long_rows_of_any_length_take_blocks():
@@ -125,7 +126,7 @@ q, k, v = qkv(t, b=4)
 f = lambda q, k, v: attention.attend(q.reshape(4, t, 4, 4), k, v, *vectors, window=None, softcap=0.0, scale=0.5)
 g = jax.jit(jax.value_and_grad(lambda *a: jnp.sum(jnp.sin(f(*a))), argnums=(0, 1, 2)))
 want = g(q, k, v)
-for shape in ((2, 2, 2), (4, 1, 2), (8, 1, 1)):
+for shape in ((2, 2, 2), (8, 1, 1)):
     with jax.set_mesh(make_mesh(shape)):
         got = g(q, k, v)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4, rtol=1e-5), got, want)
