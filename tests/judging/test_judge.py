@@ -57,6 +57,8 @@ def test_orders_are_reproducible_balanced_and_prefix_stable():
     ones = [next(iter(found)) for found in of("random", 1)]
     items = [next(iter(found)) for found in of("item", 5)]
     assert 160 < ones.count("A") < 240 and 160 < items.count("A") < 240
+    thirds = [next(iter(slots_of(name, "random", range(2, 3), seed=0))) for name in names]
+    assert 160 < sum(x == y for x, y in zip(ones, thirds, strict=True)) < 240  # blocks are drawn anew
     for short, more, long in zip(
         of("random", 3), [slots_of(n, "random", range(3, 7), seed=0) for n in names], of("random", 7), strict=True
     ):
