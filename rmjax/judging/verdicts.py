@@ -43,8 +43,9 @@ def parse(tokens: Sequence[int], chat: Any, prompt: JudgePrompt) -> Parsed:
     if not matches:
         return Parsed(None, len(without_end(tokens, chat.eos)), None)
     match = matches[-1 if prompt.take == "last" else 0]
-    reasoning = token_at(tokens, chat, text[: match.start() + 1])
-    return Parsed(prompt.verdict_of(match[1]), reasoning, token_at(tokens, chat, text[: match.start(1) + 1]))
+    index = token_at(tokens, chat, text[: match.start(1) + 1])
+    reasoning = token_at(tokens[: index + 1], chat, text[: match.start() + 1])
+    return Parsed(prompt.verdict_of(match[1]), reasoning, index)
 
 
 def without_end(tokens: Sequence[int], eos: Sequence[int]) -> Sequence[int]:
@@ -58,13 +59,18 @@ def without_end(tokens: Sequence[int], eos: Sequence[int]) -> Sequence[int]:
 def token_at(tokens: Sequence[int], chat: Any, text: str) -> int:
     """Index of the token that completes `text`, which must be a beginning of the decoded tokens.
 
-    Bisection over decoded beginnings, because offsets cannot be added up from tokens decoded one by one: a character
-    may span tokens, and the space before a word may depend on what precedes it.
+    A search over decoded beginnings, because offsets cannot be added up from tokens decoded one by one: a character
+    may span tokens, and the space before a word may depend on what precedes it. It starts at the end, where verdicts
+    are, with growing steps.
     """
-    low, high = 0, len(tokens)  # text(tokens[:high]) begins with `text`, text(tokens[:low]) does not
-    while high - low > 1:
+    begins = lambda count: chat.text(tokens[:count]).startswith(text)
+    high, step = len(tokens), 1
+    while high > step and begins(high - step):
+        high, step = high - step, 2 * step
+    low = max(0, high - step)
+    while high - low > 1:  # begins(high) and not begins(low)
         middle = (low + high) // 2
-        low, high = (low, middle) if chat.text(tokens[:middle]).startswith(text) else (middle, high)
+        low, high = (low, middle) if begins(middle) else (middle, high)
     return low
 
 

@@ -122,7 +122,7 @@ def test_verdict_like_noise_never_raises(text):
     assert found.verdict is None or f'"{found.verdict}'.lower() in text.replace(" ", "").lower()
 
 
-def test_bisection_is_the_linear_scan():
+def test_the_search_is_the_linear_scan():
     rng = random.Random(0)
     for _ in range(100):
         raw = "".join(rng.choices("aé東🙂 ", k=12)).encode()
