@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from rmjax.data import packing
 from rmjax.data.pipeline import batches
-from rmjax.data.rows import Group
+from rmjax.data.rows import Group, Rows
+from rmjax.errors import UserError
+from rmjax.objectives.base import Objective
+from rmjax.sharding import RULES, spec
+from rmjax.training.checkpoint import Checkpoints, checksum, describe, fingerprint
+from rmjax.training.flops import measured_peak, train_flops
+from rmjax.training.metrics import Log, Window, Work
 from rmjax.training.optimizer import Optimizer, transform
-from rmjax.training.state import new_state
+from rmjax.training.progress import Meter, say
+from rmjax.training.recorder import Recorder
+from rmjax.training.state import abstract_state, current_mesh, new_state
 from rmjax.training.step import train_step
+from rmjax.training.termination import Termination
+
+LONG = 1e12  # FLOPs of a run from which on its device's peak is worth measuring
+FREE = {"train.save_every", "train.keep", "train.log_every", "train.quiet", "train.peak_flops"}  # may change on resume
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,29 +39,148 @@ class Train:
     """How long and with what to train."""
 
     optimizer: Optimizer = Optimizer()
-    steps: int = 0
-    epochs: int = 0
-    batch: int = 16
-    microbatches: int = 1
-    seed: int = 0
-    save_every: int = 0
-    log_every: int = 10
-    pairs_per_group: int | None = None
-    length: int = 0
+    steps: int = 0  # updates; or give epochs
+    epochs: int = 0  # visits of every group; the last batch is filled up with empty rows
+    batch: int = 16  # packed rows per update, over all devices
+    microbatches: int = 1  # pieces that a batch is computed in: less memory, the same gradient
+    seed: int = 0  # of the data's order
+    save_every: int = 0  # updates between checkpoints; 0: none
+    keep: int = 2  # newest checkpoints kept until the run is finished
+    log_every: int = 10  # updates averaged in a row of metrics.jsonl
+    pairs_per_group: int | None = None  # pairs drawn anew at every visit of a group; None: all
+    length: int = 0  # tokens of a row; 0: what the longest group needs
+    peak_flops: float = 0.0  # FLOP/s of one device, for MFU; 0: measured where the run is long enough
+    quiet: bool = False  # no progress bar
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "microbatches", "log_every", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name}={getattr(self, name)}: must be at least 1")
+        for name in ("steps", "epochs", "save_every", "length", "peak_flops"):
+            if getattr(self, name) < 0:
+                raise UserError(f"train.{name}={getattr(self, name)}: must not be negative")
+        if self.batch % self.microbatches:
+            raise UserError(f"train.batch={self.batch} does not split into train.microbatches={self.microbatches}")
 
 
-def fit(model: Any, params: Any, objective: Any, groups: Sequence[Group], train: Train, folder: Path | None, *, name: str) -> Any:
+def fit(
+    model: Any,
+    params: Any,
+    objective: Objective,
+    groups: Sequence[Group],
+    train: Train,
+    folder: Path | None,
+    *,
+    name: str,
+    contract: Mapping[str, Any] | None = None,
+) -> Any:
+    """Trains a copy of `params` on groups; returns the new parameters.
+
+    With a folder, metrics.jsonl and TensorBoard events are written to it, and with `train.save_every` checkpoints.
+    The same call then continues from the newest one and ends as an unbroken run does, bit for bit on the same mesh;
+    SIGTERM saves one and exits with code 0 (without checkpoints it ends the process as ever). When the run is finished,
+    its checkpoints are deleted: keep the returned parameters.
+
+    Args:
+      name: shown beside the progress bar.
+      contract: the token contract of the data (`Chat.contract()`), kept with the checkpoints.
+
+    Raises:
+      UserError: data that the objective cannot use, a batch that does not split over the devices, a folder that cannot
+        be written or holds the checkpoints of another run, a loss that is not finite.
+      SystemExit: 0, after SIGTERM.
+    """
     objective.check(groups, model)
     shape = packing.fit(groups, length=train.length, pairs_per_group=train.pairs_per_group)
-    data = batches(groups, shape, batch=train.batch, seed=train.seed, steps=train.steps, epochs=train.epochs, pairs_per_group=train.pairs_per_group)
+    data = batches(
+        groups,
+        shape,
+        batch=train.batch,
+        seed=train.seed,
+        steps=train.steps,
+        epochs=train.epochs,
+        pairs_per_group=train.pairs_per_group,
+    )
+    mesh = current_mesh()
+    _check_mesh(train, mesh)
+    tx = transform(train.optimizer.direction, model)
     step = train_step(model, objective, train.optimizer, train.microbatches)
-    state = new_state(model, transform(train.optimizer.direction, model), params)
-    log = []
-    for i, rows in enumerate(data):
-        state, metrics = step(state, rows, train.optimizer.rate(i, data.total))
-        if i % train.log_every == 0 or i == data.total - 1:
-            log.append({"step": i, **{f"train/{k}": float(v.value()) for k, v in metrics.items()}})
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in log))
+
+    checkpoints = resumed = None
+    if folder is not None and (train.save_every or (folder / "checkpoints").exists()):
+        settings = _settings(model, params, objective, groups, train, contract)
+        checkpoints = Checkpoints(folder / "checkpoints", settings, keep=train.keep)
+        resumed = checkpoints.restore(abstract_state(model, tx), data)
+    start, state, sums = resumed or (0, new_state(model, tx, params), None)
+
+    with (
+        Log(folder if jax.process_index() == 0 else None, start) as log,
+        Meter(name, start, data.total, quiet=train.quiet or jax.process_index() > 0) as meter,
+        Termination(active=checkpoints is not None) as termination,
+        checkpoints or contextlib.nullcontext(),
+    ):
+        record = Recorder(name, log, meter, every=train.log_every, total=data.total, window=Window(sums))
+        for number in range(start + 1, data.total + 1):
+            begin = time.perf_counter()
+            rows = next(data)
+            record.speed.wait(time.perf_counter() - begin)
+            work = _work(model, rows)
+            if folder is not None and number == start + 1:
+                record.speed.peak = _peak(model, train, mesh, work.flops * (data.total - start))
+            rate = train.optimizer.rate(number - 1, data.total)
+            state, metrics = step(state, place_rows(rows, mesh), rate)
+            record.put(number, rate, metrics, work)
+
+            stop = termination.asked(number)
+            due = train.save_every and number % train.save_every == 0 and number < data.total
+            if checkpoints is not None and (stop or due):
+                record.flush()
+                checkpoints.save(number, state, data, record.window.sums)
+            if stop:
+                checkpoints.wait()
+                say(f"{name}: SIGTERM, saved step {number} in {checkpoints.folder}; the same command continues it")
+                raise SystemExit(0)
+        record.flush()
+    if checkpoints is not None:
+        checkpoints.remove()
     return state.params
+
+
+def _settings(
+    model: Any, params: Any, objective: Any, groups: Sequence[Group], train: Train, contract: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """What makes a run this one: a checkpoint of another is refused."""
+    parts = {"model": model.config, "head": model.head, "objective": objective, "train": train}
+    parts |= {f"contract.{key}": value for key, value in (contract or {}).items()}
+    fields = {k: v for at, part in parts.items() for k, v in describe(part, at).items() if k not in FREE}
+    return {**fields, "data": fingerprint(groups), "initial parameters": f"{checksum(params):08x}"}
+
+
+def _check_mesh(train: Train, mesh: Mesh | None) -> None:
+    if mesh is not None:
+        devices = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+        if train.batch % (train.microbatches * devices):
+            raise UserError(
+                f"train.batch={train.batch} does not split into train.microbatches={train.microbatches} over "
+                f"{devices} data-parallel devices; use a multiple of {train.microbatches * devices}"
+            )
+
+
+def place_rows(rows: Rows, mesh: Mesh | None) -> Rows:
+    """This process's rows as its part of the batch that lies over the whole mesh."""
+    if mesh is None:
+        return rows
+    sharding = NamedSharding(mesh, spec(("batch",)))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), rows)
+
+
+def _work(model: Any, rows: Rows) -> Work:
+    """Every process has about as many tokens as this one."""
+    processes = jax.process_count()
+    return Work(processes * int(np.count_nonzero(rows.group >= 0)), processes * train_flops(model, rows))
+
+
+def _peak(model: Any, train: Train, mesh: Mesh | None, flops: float) -> float:
+    """FLOP/s of all devices; 0 (no MFU) where a run of that many FLOPs is too short for measuring it."""
+    one = train.peak_flops or (measured_peak(model.config.dtype) if flops > LONG else 0.0)
+    return one * (1 if mesh is None else mesh.size)

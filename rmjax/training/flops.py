@@ -1,0 +1,56 @@
+"""Model FLOPs of a batch, and the peak that they are measured against (MFU)."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmjax.data.rows import Rows
+
+
+def train_flops(model: Any, rows: Rows) -> float:
+    """FLOPs that one training step on these rows needs, forward and backward (arXiv:2204.02311, appendix B).
+
+    6 N per token that is not padding, N being the decoder's matrices without the embedding table; 6 d v per scored
+    token for its logits (none where the model has a reward head); 12 heads head_dim per layer and pair of tokens that
+    see each other. A token at position p sees p + 1 tokens, whatever candidate it belongs to, or a window of them.
+    What remat computes twice counts once.
+    """
+    config = model.config
+    there = rows.group >= 0
+    seen = rows.positions[there].astype(np.int64) + 1
+    windows = config.windows
+    if not isinstance(windows, tuple):
+        windows = (seen.size and int(seen.max()) if windows is None else windows,) * config.layers
+    visible = sum(windows.count(w) * int(np.minimum(seen, w).sum()) for w in set(windows))
+    logits = 0 if model.head is not None else config.embed * config.vocab * np.count_nonzero(rows.target >= 0)
+    return 6.0 * (body_size(model) * seen.size + logits) + 12.0 * config.heads * config.head_dim * visible
+
+
+@functools.lru_cache(maxsize=64)
+def body_size(model: Any) -> int:
+    """Parameters of the decoder that every token is multiplied with."""
+    sizes = jax.tree.map(lambda is_matrix, s: math.prod(s.shape) * is_matrix, model.matrices, model.shapes)
+    decoder = {name: branch for name, branch in sizes["decoder"].items() if name not in ("table", "unembed")}
+    return sum(jax.tree.leaves(decoder))
+
+
+@functools.lru_cache(maxsize=4)
+def measured_peak(dtype: str) -> float:
+    """FLOP/s that one device reaches in a large square matmul, the best of five; measured once per process."""
+    n = 1024 if jax.default_backend() == "cpu" else 8192
+    x = jnp.ones((n, n), dtype)
+    multiply = jax.jit(jnp.matmul)
+    multiply(x, x).block_until_ready()
+    best = math.inf
+    for _ in range(5):
+        begin = time.perf_counter()
+        multiply(x, x).block_until_ready()
+        best = min(best, time.perf_counter() - begin)
+    return 2.0 * n**3 / best

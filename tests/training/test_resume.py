@@ -1,0 +1,245 @@
+"""Interrupted in any way and repeated, a training ends as an unbroken one: the same parameters, the same rows."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import small_training
+from small_training import TRAIN, equal, rows, train
+
+from rmjax.errors import UserError
+from rmjax.training import loop
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The parameters and rows of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    params = train(folder)
+    assert not (folder / "checkpoints").exists()
+    return params, rows(folder)
+
+
+class Stop(Exception):
+    pass
+
+
+def interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch, *, after: int, **changes) -> None:
+    """Runs until step `after` has been queued, then fails."""
+    usual = loop.train_step
+    left = [after]
+
+    def breaking(*args):
+        step = usual(*args)
+
+        def run(*inputs):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Stop
+            return step(*inputs)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", breaking)
+        with pytest.raises(Stop):
+            train(folder, **changes)
+
+
+def saved(folder: Path) -> list[str]:
+    return sorted(p.name for p in (folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("after", [2, 4, 11])
+def test_resumed_is_unbroken(tmp_path, monkeypatch, unbroken, after):
+    interrupt(tmp_path, monkeypatch, after=after)
+    assert equal(train(tmp_path), unbroken[0])
+    assert rows(tmp_path) == unbroken[1]
+    assert [row["step"] for row in rows(tmp_path)] == [3, 6, 9, 12, 14]
+
+
+def test_what_is_only_shown_may_change_on_resume(tmp_path, monkeypatch, unbroken):
+    interrupt(tmp_path, monkeypatch, after=9)
+    assert equal(train(tmp_path, save_every=0, log_every=7), unbroken[0])
+    assert [row["step"] for row in rows(tmp_path)] == [3, 6, 14]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_newest_are_kept(tmp_path, monkeypatch):
+    interrupt(tmp_path, monkeypatch, after=11, save_every=2)
+    assert saved(tmp_path) == ["10", "8"]
+
+
+def command(folder: Path, seconds: float) -> list[str]:
+    return [sys.executable, small_training.__file__, str(folder), str(seconds)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(loop.__file__).parents[2])])}
+
+
+def start_and_signal(folder: Path, number: signal.Signals) -> tuple[int, str]:
+    """Starts the training in a process of its own and sends a signal a random time after its first checkpoint."""
+    process = subprocess.Popen(command(folder, 0.1), env=environment(), stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not (folder / "checkpoints" / "4").exists() and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(random.uniform(0, 0.5))
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def check_equal_to(folder: Path, unbroken) -> None:
+    with np.load(folder / "params.npz") as stored:
+        assert equal([stored[f"arr_{i}"] for i in range(len(stored.files))], unbroken[0])
+    assert rows(folder) == unbroken[1]
+
+
+def test_killed_and_repeated_is_unbroken(tmp_path, unbroken):
+    code, _ = start_and_signal(tmp_path, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert not (tmp_path / "params.npz").exists()
+    subprocess.run(command(tmp_path, 0.0), env=environment(), check=True, capture_output=True)
+    check_equal_to(tmp_path, unbroken)
+
+
+def test_sigterm_saves_and_exits_with_0(tmp_path, unbroken):
+    code, errors = start_and_signal(tmp_path, signal.SIGTERM)
+    assert code == 0, errors
+    newest = max(int(name) for name in saved(tmp_path))
+    assert newest > 4
+    assert f"SIGTERM, saved step {newest} in {tmp_path}" in errors
+    assert not (tmp_path / "params.npz").exists()
+    assert equal(train(tmp_path), unbroken[0])
+    assert rows(tmp_path) == unbroken[1]
+
+
+def test_sigterm_in_the_last_step_still_exits(tmp_path, monkeypatch, unbroken):
+    usual = loop.train_step
+    count = []
+
+    def last(*args):
+        step = usual(*args)
+
+        def run(*inputs):
+            count.append(1)
+            if len(count) == TRAIN.steps:
+                signal.raise_signal(signal.SIGTERM)
+            return step(*inputs)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", last)
+        with pytest.raises(SystemExit) as stop:
+            train(tmp_path)
+    assert stop.value.code == 0
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert equal(train(tmp_path), unbroken[0])
+    assert rows(tmp_path) == unbroken[1]
+
+
+def arrays(checkpoint: Path) -> Path:
+    """The file that holds the most numbers of a checkpoint."""
+    return max(checkpoint.glob("state/**/d/*"), key=lambda p: p.stat().st_size)
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "no data position"])
+def test_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, monkeypatch, capsys, unbroken, how):
+    interrupt(tmp_path, monkeypatch, after=11)
+    newest = tmp_path / "checkpoints" / "8"
+    if how == "no data position":
+        shutil.rmtree(newest / "data")
+    else:
+        file = arrays(newest)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0x10
+        file.write_bytes(content if how == "flipped" else content[: len(content) // 2])
+    assert equal(train(tmp_path), unbroken[0])
+    assert f"DAMAGED checkpoint {newest}" in capsys.readouterr().err
+    assert rows(tmp_path) == unbroken[1]
+
+
+def test_no_readable_checkpoint_is_an_error(tmp_path, monkeypatch):
+    interrupt(tmp_path, monkeypatch, after=6)
+    arrays(tmp_path / "checkpoints" / "4").unlink()
+    with pytest.raises(UserError, match=r"none of its checkpoints \[4\] can be read; remove it to start anew"):
+        train(tmp_path)
+    assert saved(tmp_path) == ["4.damaged"]
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch):
+    interrupt(tmp_path, monkeypatch, after=6)
+    with pytest.raises(UserError, match=r"other settings \(train.batch: 4 -> 2; train.seed: 0 -> 1\)"):
+        train(tmp_path, batch=2, seed=1)
+    other = small_training.groups(seed=1)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"data: \w+ -> \w+\)"):
+        patch.setattr(small_training, "groups", lambda: other)
+        train(tmp_path)
+    first = small_training.params(seed=1)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="initial parameters: "):
+        patch.setattr(small_training, "params", lambda: first)
+        train(tmp_path)
+    assert saved(tmp_path) == ["4"]
+
+
+def test_token_contract_belongs_to_the_settings(tmp_path, monkeypatch):
+    interrupt(tmp_path, monkeypatch, after=6)
+    with pytest.raises(UserError, match=r"contract.bos: None -> 1"):
+        loop.fit(
+            small_training.MODEL, small_training.params(), small_training.Sft(), small_training.groups(), TRAIN,
+            tmp_path, name="small", contract={"bos": 1},
+        )  # fmt: skip
+
+
+def test_left_over_pieces_of_a_killed_save_are_removed(tmp_path, monkeypatch, unbroken):
+    interrupt(tmp_path, monkeypatch, after=6)
+    (tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp-1").mkdir()
+    interrupt(tmp_path, monkeypatch, after=5)
+    assert saved(tmp_path) == ["4", "8"]
+    assert jax.tree.leaves(train(tmp_path))
+
+
+MESH_RUN = """
+import os, signal, sys
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+import jax
+from pathlib import Path
+from small_training import train
+from rmjax.sharding import make_mesh
+from rmjax.training import loop
+
+signal_at, usual = 7, loop.place_rows
+def place(rows, mesh):
+    global signal_at
+    signal_at -= 1
+    if not signal_at:
+        signal.raise_signal(signal.SIGTERM)
+    placed = usual(rows, mesh)
+    assert len(placed.tokens.sharding.device_set) == 4, placed.tokens.sharding
+    return placed
+
+loop.place_rows = place
+with jax.set_mesh(make_mesh((2, 2, 1))):
+    train(Path(sys.argv[1]))
+"""
+
+
+def test_a_run_on_a_mesh_continues_on_one_device(tmp_path, unbroken):
+    path = os.pathsep.join([environment()["PYTHONPATH"], str(Path(small_training.__file__).parent)])
+    environ = {**environment(), "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", MESH_RUN, str(tmp_path)], env=environ, check=True)
+    assert saved(tmp_path) == ["4", "7"]
+    end = train(tmp_path)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), end, unbroken[0])
+    for got, want in zip(rows(tmp_path), unbroken[1], strict=True):
+        assert got == pytest.approx(want, rel=1e-4, abs=1e-6)
