@@ -21,6 +21,7 @@ setup(
         "safetensors",
         "tyro>=0.9",
         "rich",
+        "jaxtyping",
         "jinja2",
         "matplotlib",
         "scipy",

@@ -40,8 +40,9 @@ def judge_row(
     refinement: Refinement,
     rounds: int = 1,
     draws: int = 0,
+    like: str = "",
 ) -> Entry:
-    """A row that trains the judge on its own samples."""
+    """A row that trains the judge on its own samples. `like`: it takes the searched settings of that row."""
     method = Gfriend(
         samples=samples,
         orders=orders,
@@ -51,7 +52,7 @@ def judge_row(
         objective=Pairwise(score=Implicit(beta=0.1)),
         train=DPO,
     )
-    return Entry(name=name, labels=labels, method=method, grid=GRID, draws=draws)
+    return Entry(name=name, labels=labels, method=method, grid=() if like else GRID, draws=draws, like=like)
 
 
 def bradley_terry_row(name: str, labels: int, *, draws: int = 0) -> Entry:
@@ -78,9 +79,10 @@ def gfriend_row(
     orders: str = "random",
     refinement: Refinement = Refinement(),
     rounds: int = 1,
+    like: str = "",
 ) -> Entry:
     """GFRIEND with one part changed."""
-    return judge_row(name, labels, samples=samples, orders=orders, refinement=refinement, rounds=rounds)
+    return judge_row(name, labels, samples=samples, orders=orders, refinement=refinement, rounds=rounds, like=like)
 
 
 def ablation(name: str, entries: Sequence[Entry]) -> Study:

@@ -13,20 +13,41 @@ from configs._base import (
 )
 from rmjax.jobs.study import Study
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 def get_config() -> Study:
-    """Rows with one round and rows with three; rows on all labels get three draws, for their draws differ little."""
-    entries = list(sft_rows())
-    entries += [bradley_terry_row("Bradley-Terry head", labels, draws=3) for labels in (FEW, ALL)]
+    """Rows with one round, each searched alike, and the same rows with more rounds at the settings found.
+
+    Rows on all labels get one draw per SFT seed: their draws differ little and cost most.
+    """
+    entries = [*sft_rows(), *(bradley_terry_row("Bradley-Terry head", labels, draws=1) for labels in (FEW, ALL))]
     for rounds in (1, ROUNDS):
-        word = "1 round" if rounds == 1 else f"{rounds} rounds"
+        name = lambda method, rounds=rounds: f"{method}, {rounds} round{'s' * (rounds > 1)}"
+        like = lambda method, labels, rounds=rounds: f"{method}, 1 round, {labels} labels" if rounds > 1 else ""
+        two, one, all_ = "DPO, 2 samples", "DPO, one pair of 16", "DPO"
         entries += [
-            judge_row(f"DPO, 2 samples, {word}", FEW, samples=2, orders="item", refinement=PLAIN, rounds=rounds),
-            gfriend_row(f"DPO, one pair of 16, {word}", FEW, refinement=PLAIN, rounds=rounds),
-            gfriend_row(f"GFRIEND, {word}", FEW, rounds=rounds),
-            judge_row(f"DPO, {word}", ALL, samples=4, orders="item", refinement=PLAIN, rounds=rounds, draws=3),
+            judge_row(
+                name(two),
+                FEW,
+                samples=2,
+                orders="item",
+                refinement=PLAIN,
+                rounds=rounds,
+                like=like(two, FEW),
+            ),
+            gfriend_row(name(one), FEW, refinement=PLAIN, rounds=rounds, like=like(one, FEW)),
+            gfriend_row(name("GFRIEND"), FEW, rounds=rounds, like=like("GFRIEND", FEW)),
+            judge_row(
+                name(all_),
+                ALL,
+                samples=4,
+                orders="item",
+                refinement=PLAIN,
+                rounds=rounds,
+                draws=1,
+                like=like(all_, ALL),
+            ),
         ]
     return Study(
         workdir="runs/study_gfriend",

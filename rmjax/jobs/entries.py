@@ -34,7 +34,8 @@ class Entry:
     labels: int  # how many labelled pairs it gets
     method: Gfriend | BradleyTerry | AsIs
     draws: int = 0  # how many label draws it is run on; 0: the study's
-    grid: tuple[tuple[float, int], ...] = ()  # (learning rate, steps) to search; empty: the method's own, no search
+    grid: tuple[tuple[float, int], ...] = ()  # (learning rate, steps) to search; empty: no search
+    like: str = ""  # key of the entry whose searched point is taken; empty: its own, or the method's settings
 
     @property
     def key(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -66,16 +67,14 @@ class Study:
         chosen = self.search(work)
         test = self.world.preferences(self.test, split="test")
         cells = Cells(work / "rows.jsonl", ("entry", "seed", "draw"))
-        for seed in self.seeds:
-            bench = Bench(self.judge(work, seed), seed=seed)
-            for draw in range(FIRST_FINAL_DRAW, FIRST_FINAL_DRAW + self.draws):
-                for entry in self.entries:
-                    if draw - FIRST_FINAL_DRAW >= (entry.draws or self.draws):
-                        continue
-                    name = {"entry": entry.key, "seed": seed, "draw": draw}
-                    folder = work / "runs" / folder_of(entry, seed, draw) if self.keep else None
-                    run = functools.partial(self.cell, bench, entry.at(chosen[entry.key]), test, draw, folder)
-                    cells.fill(name, run)
+        benches = {seed: Bench(self.judge(work, seed), seed=seed) for seed in self.seeds}
+        # Draws outermost: a study cut short has fewer draws of everything, not fewer seeds or entries.
+        for number, seed, entry in itertools.product(range(self.draws), self.seeds, self.entries):
+            if number < (entry.draws or self.draws):
+                draw = FIRST_FINAL_DRAW + number
+                folder = work / "runs" / folder_of(entry, seed, draw) if self.keep else None
+                run = functools.partial(self.cell, benches[seed], entry.at(chosen[entry.key]), test, draw, folder)
+                cells.fill({"entry": entry.key, "seed": seed, "draw": draw}, run)
         self.conclude(work, cells.rows, chosen, test, provenance)
 
     def conclude(
@@ -156,7 +155,8 @@ class Study:
                 for point in entry.grid:
                     run = functools.partial(self.cell, bench, entry.at(point), dev, draw)
                     cells.fill({"entry": entry.key, "rate": point[0], "steps": point[1], "draw": draw}, run)
-        return {e.key: best_point(e, cells.rows) for e in self.entries}
+        found = {e.key: best_point(e, cells.rows) for e in self.entries}
+        return {e.key: found[e.like or e.key] for e in self.entries}
 
 
 def best_point(entry: Entry, rows: Iterable[dict]) -> tuple[float, int] | None:

@@ -1,0 +1,53 @@
+"""A judge of the small world and its data as files, and the main job's command line, as a user would have them."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from rmjax import config, jsonl
+from rmjax.jobs.gfriend import GfriendJob
+from rmjax.worlds.judge_world import PROMPT, JudgeWorld
+
+# Small enough for a test. Verdicts are forced, for the model has hardly learnt to write.
+SETTINGS = """
+    --sft.steps 6 --sft.epochs 0 --sft.batch 16 --sft.optimizer.learning-rate 1e-3
+    --method.samples 4 --method.sampling.max-new-tokens 24
+    --method.train.steps 3 --method.train.epochs 0 --method.train.batch 4 --method.train.pairs-per-group 1
+    --method.train.optimizer.learning-rate 1e-3
+"""
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> Path:
+    """base/ (an untrained model), train.jsonl, held.jsonl, demonstrations.jsonl."""
+    folder, world = tmp_path_factory.mktemp("world"), JudgeWorld()
+    world.write_base(folder / "base")
+    jsonl.write(folder / "train.jsonl", world.draw(labels=8, draw=0))
+    jsonl.write(folder / "held.jsonl", world.preferences(12, split="test"))
+    jsonl.write(folder / "demonstrations.jsonl", world.demonstrations(64))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def flags(files) -> list[str]:
+    """The command line of the main job, without its workdir."""
+    prompt = {"template": PROMPT.template, "system": "", "verdict": PROMPT.verdict, "prefix": PROMPT.prefix}
+    given = {"model.path": files / "base", "data.path": files / "train.jsonl", "data.eval-path": files / "held.jsonl"}
+    given |= {"demonstrations": files / "demonstrations.jsonl", "prompt.suffix": "", "prompt.hint": ""}
+    given |= {f"prompt.{name}": value for name, value in prompt.items()}
+    return [*SETTINGS.split(), *(part for name, value in given.items() for part in (f"--{name}", str(value)))]
+
+
+@pytest.fixture(scope="session")
+def job(flags) -> GfriendJob:
+    """The job of those flags."""
+    return config.override(config.load("gfriend"), flags, name="gfriend")
+
+
+@pytest.fixture(scope="session")
+def finished(job, tmp_path_factory) -> GfriendJob:
+    """A workdir in which the whole job ran."""
+    done = dataclasses.replace(job, workdir=str(tmp_path_factory.mktemp("runs") / "whole"))
+    done.run("python -m rmjax.launch gfriend")
+    return done
