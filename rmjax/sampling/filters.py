@@ -49,5 +49,6 @@ def _largest(logits: Float[Array, "*b v"], weights: Float[Array, "*b v"], target
 
 def _ordered(x: Float[Array, "*b"]) -> UInt32[Array, "*b"]:
     """float32 as unsigned integers in the same order."""
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32) + 0.0, jnp.uint32)  # -0 and 0 are equal
+    x = jnp.where(x == 0, 0.0, x.astype(jnp.float32))  # -0 as 0, which it equals
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     return jnp.where(bits >> 31, ~bits, bits | jnp.uint32(1 << 31))

@@ -81,10 +81,10 @@ def layouts(
 
 
 def bucket(length: int) -> int:
-    """The padded length: 16, then powers of two and the numbers halfway between them."""
-    size = 16
+    """The padded length: 32, 64, then powers of two and the numbers halfway between them."""
+    size = 32
     while size < length:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+        size = size * 2 if size < 128 else size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
     return size
 
 
@@ -115,9 +115,9 @@ def _memory() -> float:
 def _sizes(new: int) -> tuple[int, ...]:
     last = -(-new // 16) * 16
     sizes = [FIRST_SIZE]
-    while sizes[-1] < last:
+    while 4 * sizes[-1] <= last:
         sizes.append(2 * sizes[-1])
-    return (*(s for s in sizes if s < last), last)
+    return (*(s for s in sizes if 2 * s <= last), last)
 
 
 def _power(n: int) -> int:
