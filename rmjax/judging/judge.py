@@ -134,7 +134,8 @@ class Judge:
             known |= {key_of(j): j for j in self._sample(missing, unfinished)}
             if path:
                 jsonl.write(path, list(known.values()))
-                unfinished.unlink(missing_ok=True)
+                for left in (unfinished, Path(f"{unfinished}.run.json")):  # the sampler's, of no more use
+                    left.unlink(missing_ok=True)
         return [known[key] for ask in asks for key in ask.keys]
 
     def _sample(self, asks: Sequence[Ask], path: Path | None) -> list[Judgment]:

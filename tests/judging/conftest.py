@@ -65,6 +65,7 @@ class ScriptedSampler:
         out = [self.rollout(r, i) for r in requests for i in range(r.first, r.first + r.samples)]
         if path:
             jsonl.write(path, out)
+            path.with_name(path.name + ".run.json").write_text("{}")
         return out
 
     def rollout(self, request, index):

@@ -23,7 +23,7 @@ WORLD = JudgeWorld()
 @pytest.fixture(scope="module")
 def judge():
     """An untrained decoder whose first A or B counts as its verdict: right, wrong and unparsed all occur."""
-    model = Model.of(dataclasses.replace(base_model.DECODER, embed=32, head_dim=8, mlp=32))
+    model = Model.of(dataclasses.replace(base_model.DECODER, layers=1, embed=32, head_dim=8, mlp=32))
     prompt = dataclasses.replace(WORLD.prompt(), verdict=r"\b(A|B)\b", take="first")
     sampling = Sampling(temperature=1.0, max_new_tokens=24)
     return Judge(
