@@ -125,7 +125,7 @@ class Bench:
             outcome,
             seconds=seconds,
             pairs=sum(len(g.pairs) for g in refined.groups),
-            usable=len({g.id for g in refined.groups}),
+            usable=refined.table.usable,
         )
 
     def _sample(
