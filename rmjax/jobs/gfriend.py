@@ -45,7 +45,9 @@ class GfriendJob:
         ""  # file of demonstrated judgments for SFT; empty: no SFT, the model itself is the first judge
     )
     prompt: JudgePrompt = JSON_JUDGE
-    sft: Train = Train(optimizer=Optimizer(learning_rate=1e-5, warmup=0.1, schedule="linear"), batch=4, epochs=3)
+    sft: Train = Train(
+        optimizer=Optimizer(learning_rate=1e-5, warmup=0.1, schedule="linear"), batch=4, epochs=3, save_every=100
+    )
     method: Gfriend = Gfriend()
     lengths: Lengths = Lengths()
     evaluation: Evaluation = Evaluation()

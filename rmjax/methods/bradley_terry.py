@@ -69,7 +69,8 @@ def learn(
     """Adds a fresh head to the backbone and trains both; returns the model with its head."""
     scalar = model.with_head(Linear())
     params = scalar.add_head(params, jax.random.key(seed))
-    params = fit(scalar, params, Pairwise(score=Scalar()), groups_of(chat, items), method.train, folder, name=name)
+    objective, groups = Pairwise(score=Scalar()), groups_of(chat, items)
+    params = fit(scalar, params, objective, groups, method.train, folder, name=name, contract=chat.contract())
     return scalar, params
 
 

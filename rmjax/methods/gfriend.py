@@ -36,17 +36,17 @@ class Gfriend:
     sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=512)
     refinement: Refinement = Refinement()
     objective: Pairwise = Pairwise(score=Implicit(beta=0.1))
-    train: Train = Train(optimizer=Optimizer(learning_rate=1e-6), batch=16, epochs=3)
+    train: Train = Train(optimizer=Optimizer(learning_rate=1e-6), batch=16, epochs=3, save_every=100)
 
 
 def sft(judge: Judge, demonstrations: Sequence[Demonstration], train: Train, *, folder: Path | None) -> Judge:
-    """Stage 1: token NLL of the demonstrated judgments; the prompt is masked (the release trains on it and on padding)."""
+    """Stage 1: token NLL of the demonstrated judgments; the prompt is masked (the release trains on it)."""
     chat = judge.chat
     groups = [
         Group(id=d.id, prompt=chat.prompt_ids(d.prompt), completions=[chat.completion_ids(d.completion)])
         for d in demonstrations
     ]
-    params = fit(judge.model, judge.params, Sft(), groups, train, folder, name="SFT")
+    params = fit(judge.model, judge.params, Sft(), groups, train, folder, name="SFT", contract=chat.contract())
     return dataclasses.replace(judge, params=params)
 
 
@@ -74,7 +74,10 @@ def refine(
 
 def mdpo(judge: Judge, groups: Sequence[Group], method: Gfriend, *, folder: Path | None, name: str = "M-DPO") -> Judge:
     """Stage 3: weighted DPO on every pair; the recorded log-probabilities are the reference's."""
-    params = fit(judge.model, judge.params, method.objective, groups, method.train, folder, name=name)
+    contract = judge.chat.contract()
+    params = fit(
+        judge.model, judge.params, method.objective, groups, method.train, folder, name=name, contract=contract
+    )
     return dataclasses.replace(judge, params=params)
 
 
