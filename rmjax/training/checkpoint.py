@@ -90,6 +90,7 @@ class Checkpoints:
         about = {"settings": self._settings, "sums": dict(sums), "checksum": checksum(state)}
         path = self.folder / str(step)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)  # Orbax takes minutes to notice that it cannot
             self._saving = ocp.save_checkpointables_async(path, {"state": state, "data": data}, custom_metadata=about)
         except (OSError, ValueError) as error:
             raise _unwritable(path, error) from error

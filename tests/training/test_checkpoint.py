@@ -1,0 +1,110 @@
+"""Checkpoints by themselves: what was saved comes back, or is not believed."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_training import groups
+
+from rmjax.data import packing
+from rmjax.data.pipeline import batches
+from rmjax.errors import UserError
+from rmjax.training.checkpoint import Checkpoints, checksum, describe, fingerprint
+from rmjax.training.loop import Train
+from rmjax.training.optimizer import Optimizer
+from rmjax.training.state import TrainState
+
+
+def state(seed: int = 0) -> TrainState:
+    """Noise: numbers that are stored as they are, so that a flipped byte is still a number."""
+    values = np.random.default_rng(seed).normal(size=(200, 300)).astype(np.float32)
+    return TrainState(jnp.int32(seed), {"w": jnp.asarray(values)}, {"m": jnp.asarray(values.astype(jnp.bfloat16))})
+
+
+def abstract() -> TrainState:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state())
+
+
+def position():
+    return batches(groups(), packing.fit(groups()), batch=4, seed=0, steps=20)
+
+
+def saved(folder, *seeds: int) -> Checkpoints:
+    with Checkpoints(folder, {"a": "1"}, keep=2) as checkpoints:
+        data = position()
+        for seed in seeds:
+            next(data)
+            checkpoints.save(seed, state(seed), data, {"loss": (0.1, 3.0)})
+    return checkpoints
+
+
+def test_round_trip(tmp_path):
+    checkpoints = saved(tmp_path, 1, 2, 3)
+    assert checkpoints.steps() == [2, 3]
+    data = position()
+    found = checkpoints.restore(abstract(), data)
+    assert found.step == 3
+    assert dict(found.sums) == {"loss": [0.1, 3.0]}
+    jax.tree.map(np.testing.assert_array_equal, found.state, state(3))
+    want = list(position())[3]
+    np.testing.assert_array_equal(next(data).tokens, want.tokens)
+    checkpoints.remove()
+    assert not tmp_path.exists()
+    assert checkpoints.restore(abstract(), position()) is None
+
+
+@pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
+def test_a_flipped_byte_is_noticed(tmp_path, capsys, at):
+    checkpoints = saved(tmp_path, 1, 2)
+    file = max((tmp_path / "2").glob("state/**/d/*"), key=lambda p: p.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[int(at * len(content))] ^= 0x10
+    file.write_bytes(content)
+    found = checkpoints.restore(abstract(), position())
+    assert found.step == 1
+    jax.tree.map(np.testing.assert_array_equal, found.state, state(1))
+    error = capsys.readouterr().err
+    assert f"DAMAGED checkpoint {tmp_path / '2'}: " in error
+    assert error.count("\n") == 1
+
+
+def test_donated_after_saving_is_saved_as_it_was(tmp_path):
+    with Checkpoints(tmp_path, {}, keep=1) as checkpoints:
+        old = state(5)
+        checkpoints.save(5, old, position(), {})
+        new = jax.jit(lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0)(old)
+    assert float(jnp.sum(new.params["w"])) == 0
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(abstract(), position()).state, state(5))
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/1: the checkpoint cannot be written \(.*make room"):
+        saved(tmp_path / "file", 1)
+
+
+def test_checksum_is_of_every_bit():
+    a = state()
+    assert checksum(a) == checksum(state())
+    other = np.array(a.params["w"])
+    other[7, 7] = np.nextafter(other[7, 7], 9)
+    assert checksum(dataclasses.replace(a, params={"w": jnp.asarray(other)})) != checksum(a)
+
+
+def test_settings_are_described_by_field():
+    one, two = describe(Train(), "train"), describe(Train(optimizer=Optimizer(learning_rate=1.0)), "train")
+    assert {k for k in one if one[k] != two[k]} == {"train.optimizer.learning_rate"}
+
+
+@pytest.mark.parametrize("field", ["id", "prompt", "completions", "ref_logps", "pairs", "weight"])
+def test_fingerprint_is_of_every_field(field):
+    one, two = groups(3, pairs=True), groups(3, pairs=True)
+    assert fingerprint(one) == fingerprint(two)
+    new = {
+        "id": "other", "prompt": [5, 5], "completions": [*two[1].completions[:1], [4]], "ref_logps": [-6.0, -9.5],
+        "pairs": [(1, 0)], "weight": [0.25],
+    }  # fmt: skip
+    two[1] = dataclasses.replace(two[1], **{field: new[field]})
+    assert fingerprint(one) != fingerprint(two)
