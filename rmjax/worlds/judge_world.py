@@ -40,7 +40,7 @@ class JudgeWorld:
     noise: float = 0.0  # annotator: share of train labels flipped
     position_bias: float = 0.0  # annotator: share of train labels that name the answer shown first, unread
     faults: Faults = Faults()  # of the demonstrators
-    hinted: float = 0.1  # share of demonstrations whose prompt names the verdict, so that hints come to mean something
+    hinted: float = 0.3  # share of demonstrations whose prompt names the verdict; at 0.1 the judge ignores hints
 
     def __post_init__(self) -> None:
         for name in ("noise", "position_bias", "hinted"):
