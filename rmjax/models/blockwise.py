@@ -218,15 +218,16 @@ def _attend_fwd(
 def _attend_bwd(softcap: float, scale: float, block: int, kept: tuple, g: Array) -> tuple[Array, Array, Array, None]:
     q, k, v, layout, out, lse = kept
     plan = _plan(layout, block)
-    inner = jnp.sum(out.astype(jnp.float32) * g.astype(jnp.float32), axis=-1, keepdims=True)
 
     def body(carry: tuple[Array, Array, Array], number: Array, size: int) -> tuple[Array, Array, Array]:
         dq, dk, dv = carry
         item = _Item(plan, layout, number, size, block)
         qs, ks, gs = item.queries(q), item.keys(k), item.queries(g)
+        # Within the item: over whole arrays, XLA fuses this sum into the product that makes g and recomputes it.
+        inner = jnp.sum(gs.astype(jnp.float32) * item.queries(out).astype(jnp.float32), axis=-1, keepdims=True)
         logits, slope = item.logits(qs, ks, softcap, scale)
         weights = jnp.exp(logits - item.queries(lse))
-        d = weights * (_dot(gs, item.keys(v), 2, 2) - item.queries(inner)) * scale
+        d = weights * (_dot(gs, item.keys(v), 2, 2) - inner) * scale
         d = (d if slope is None else d * slope).astype(q.dtype)
         dv = item.add(dv, _dot(gs, weights.astype(g.dtype), 1, 1))
         dk = item.add(dk, _dot(qs, d, 1, 1))
