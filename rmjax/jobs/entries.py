@@ -17,6 +17,7 @@ from rmjax.methods import bradley_terry, gfriend
 from rmjax.methods.bradley_terry import BradleyTerry
 from rmjax.methods.gfriend import Gfriend, round_seed
 from rmjax.records import Judgment, Preference
+from rmjax.refine.refinement import Refined
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,11 +66,16 @@ class Outcome:
 
 
 class Bench:
-    """Runs entries from one SFT judge; first-round judgments that several entries would draw alike are sampled once."""
+    """Runs entries from one SFT judge.
+
+    What several entries would do alike is done once: drawing the first round's judgments, and the first round of a row
+    with more rounds. Its seconds count in each of them.
+    """
 
     def __init__(self, judge: Judge, *, seed: int):
         self.judge = judge
         self.seed = seed
+        self._first: dict[tuple, tuple[Judge, Refined, float]] = {}  # what a row with more rounds begins with
         self._judgments: dict[tuple, tuple[list[Judgment], float]] = {}
 
     def run(
@@ -108,16 +114,23 @@ class Bench:
         method = dataclasses.replace(entry.method, train=dataclasses.replace(entry.method.train, seed=seed))
         judge, seconds = self.judge, 0.0
         for number in range(1, method.rounds + 1):
+            place = folder / f"round-{number}" if folder else None
+            first = (dataclasses.replace(method, rounds=1), seed, tuple(p.id for p in items))
+            if number == 1 and place is None and first in self._first:
+                judge, refined, seconds = self._first[first]
+                continue
             judgments, took = self._sample(judge, items, method, seed, number)
             start = time.perf_counter()
             refined = gfriend.refine(judge, items, judgments, method, seed=round_seed(seed, number), folder=None)
-            place = folder / f"round-{number}" if folder else None
             if place:
                 jsonl.write(place / "graded.jsonl", refined.graded)
                 write_json(place / "table.json", dataclasses.asdict(refined.table))
             if refined.groups:
                 judge = gfriend.mdpo(judge, refined.groups, method, folder=place, name=f"{entry.name}, round {number}")
             seconds += took + time.perf_counter() - start
+            if number == 1:
+                self._first = {k: v for k, v in self._first.items() if k[1] == seed}
+                self._first[first] = judge, refined, seconds
         outcome = self._evaluate(judge, test, 0.0, folder)
         if folder:
             export_judge(folder / "export", judge)

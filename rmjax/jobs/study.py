@@ -55,7 +55,7 @@ class Study:
     draws: int = 10  # final label draws per SFT seed
     search_draws: int = 2  # label draws of the search, on the first SFT seed
     dev: int = 512  # items that the search looks at
-    test: int = 1536  # items of the table
+    test: int = 1024  # items of the table
     entries: tyro.conf.Fixed[tuple[Entry, ...]]
     baseline: str = ""  # the entry (name and labels) that the others are compared with; empty: the first
     keep: bool = False  # keep every final run's metrics, judgments and judge (needed for the report's details)

@@ -113,7 +113,7 @@ def test_bad_input_is_one_line(job, tmp_path, field, value, message):
 
 
 def test_model_paths(job, tmp_path):
-    for path, message in (("", "is empty"), (str(tmp_path), "config.json"), ("/no/such", "no such directory")):
+    for path, message in (("", "is empty"), (str(tmp_path), "no weights|config.json"), ("/no/such", "no such directory")):
         broken = dataclasses.replace(job, workdir=str(tmp_path / "w"), model=dataclasses.replace(job.model, path=path))
         with pytest.raises(UserError, match=message):
             broken.run("")
