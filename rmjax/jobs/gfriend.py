@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,12 +60,16 @@ class GfriendJob:
     def run(self, command: str = "") -> None:
         """Runs every stage that is not done."""
         train, held, hashes = self.data.load()
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
         base = self.model.directory()
         judge = self.judge(base)
         train = self.lengths.fitting(judge, train, policy=self.lengths.train, what="training pairs")
         held = self.lengths.fitting(judge, held, policy=self.lengths.evaluation, what="held-out pairs")
+        if self.demonstrations:
+            read_demonstrations(self.demonstrations)
+            hashes[self.demonstrations] = hashlib.sha256(Path(self.demonstrations).read_bytes()).hexdigest()
+        # Only now: a command that was refused must not leave its settings behind.
+        work = Workdir(self.workdir, to_json(self), hashes)
+        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
 
         self.stage(work, "sft", "", lambda folder: self.sft_stage(base, folder))
         policy, previous = work / "sft" / "export", "sft"

@@ -48,14 +48,14 @@ class JudgeJob:
         """Judges what is not judged yet and prints the summary."""
         source = self.data.read()
         items = list(source.records)
-        work = Workdir(self.workdir, to_json(self), {self.data.path: source.hash})
-        provenance = Provenance(
-            work / "run.json", command=command, config=to_json(self), data={self.data.path: source.hash}, seed=self.seed
-        )
         directory = self.model.directory()
         prompt = self.prompt or saved_prompt(directory) or JSON_JUDGE
         judge = load_judge(directory, self.model, prompt, self.sampling, seed=self.seed)
         items = self.lengths.fitting(judge, items, policy=self.lengths.evaluation, what="pairs")
+        work = Workdir(self.workdir, to_json(self), {self.data.path: source.hash})
+        provenance = Provenance(
+            work / "run.json", command=command, config=to_json(self), data={self.data.path: source.hash}, seed=self.seed
+        )
         start = time.perf_counter()
         judgments, found = judge_items(judge, items, self.evaluation, path=work / "judgments.jsonl")
         seconds = time.perf_counter() - start

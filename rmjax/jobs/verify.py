@@ -66,11 +66,11 @@ class VerifyJob:
         """Prints every check with its largest difference; exits with 1 where one fails."""
         source = self.data.read()
         hashes = {self.data.path: source.hash}
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
         directory = self.model.directory()
         sampling = Sampling(max_new_tokens=self.max_new_tokens)
         judge = load_judge(directory, self.model, saved_prompt(directory) or JSON_JUDGE, sampling, seed=self.seed)
+        work = Workdir(self.workdir, to_json(self), hashes)
+        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
         items = list(source.records)
         prompts = {f"{p.id}|{slot}": judge.prompt_ids(p, slot) for p in items for slot in ("A", "B")}
         checks = [

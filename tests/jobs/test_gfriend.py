@@ -29,7 +29,7 @@ def test_every_stage_leaves_its_files(finished):
     rows = read_summary(work / "summary.json")
     assert [(r.method, r.labels, r.n) for r in rows] == [("SFT judge", 0, 12), ("GFRIEND", 8, 12)]
     run = json.loads((work / "run.json").read_text())
-    assert run["command"].startswith("python -m rmjax.launch") and len(run["data"]) == 2 and run["seconds"] > 0
+    assert run["command"].startswith("python -m rmjax.launch") and len(run["data"]) == 3 and run["seconds"] > 0
     assert run["config"]["method"]["samples"] == 4
 
 
@@ -113,10 +113,11 @@ def test_bad_input_is_one_line(job, tmp_path, field, value, message):
 
 
 def test_model_paths(job, tmp_path):
-    for path, message in (("", "is empty"), (str(tmp_path), "no weights|config.json"), ("/no/such", "no such directory")):
+    for path, message in (("", "is empty"), (str(tmp_path), "config.json: missing"), ("/no/such", "no such directory")):
         broken = dataclasses.replace(job, workdir=str(tmp_path / "w"), model=dataclasses.replace(job.model, path=path))
         with pytest.raises(UserError, match=message):
             broken.run("")
+        assert not (tmp_path / "w").exists()  # a refused command leaves no settings behind
 
 
 def test_a_held_out_pair_must_not_be_trained_on(job, files, tmp_path):
