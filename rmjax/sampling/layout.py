@@ -15,6 +15,7 @@ from rmjax.models.config import DecoderConfig
 STEP_FLOPS = 1e9  # a step on the CPU should do at least this much, or dispatching it costs more than computing it
 MOST_SLOTS = 512
 SHARED = 8  # samples of a prompt at once: more share its cache, fewer wait for the longest of them
+SPARE = 4  # few requests still get a quarter of the rows: empty rows cost less than another compilation
 FIRST_SIZE = 64  # tokens of the first suffix cache; it doubles as samples get longer
 
 
@@ -61,21 +62,21 @@ def layouts(
     slots = slots or min(_power(most), SHARED)
     groups: list[list[int]] = []
     for i in order:
-        last = groups[-1] if groups else []
-        if last:
-            same = bucket(needs[last[-1]].length) == bucket(needs[i].length)
-            full = sum(needs[j].samples for j in last) >= _capacity(
-                config, needs[last[-1]].length, max_new_tokens, slots
-            )
-        if last and (same or not full):
-            last.append(i)
-        else:
+        last = groups[-1] if groups else None
+        if last is not None:
+            length = needs[last[-1]].length
+            same = bucket(length) == bucket(needs[i].length)
+            fills = sum(needs[j].samples for j in last) >= _capacity(config, length, max_new_tokens, slots)
+        if last is None or (fills and not same):
             groups.append([i])
+        else:
+            last.append(i)
     out = []
     for group in groups:
         length = bucket(needs[group[-1]].length)
         jobs = sum(math.ceil(needs[i].samples / slots) for i in group)
-        rows = prompts or min(_power(jobs), max(1, _capacity(config, length, max_new_tokens, slots) // slots))
+        full = max(1, _capacity(config, length, max_new_tokens, slots) // slots)
+        rows = prompts or min(max(_power(jobs), full // SPARE), full)
         out.append((Layout(rows, slots, length, _sizes(max_new_tokens), max(1, rows // 4)), group))
     return out
 
