@@ -68,12 +68,6 @@ def settings_path(path: Path) -> Path:
     return path.with_name(path.name + ".run.json")
 
 
-def discard(path: Path) -> None:
-    """Deletes a rollout file and what lies beside it; either may be absent."""
-    path.unlink(missing_ok=True)
-    settings_path(path).unlink(missing_ok=True)
-
-
 def digest(prompt: Any) -> str:
     """16 hex digits that stand for a prompt's ids."""
     return hashlib.blake2b(np.asarray(prompt, "<i8").tobytes(), digest_size=8).hexdigest()
