@@ -14,7 +14,12 @@ from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
 
 FEW, ALL = 64, 2048  # labels
-GRID = ((3e-5, 30), (3e-5, 60), (1e-4, 30), (1e-4, 60))  # the same for every row
+GRID = (
+    (3e-5, 30),
+    (3e-5, 60),
+    (1e-4, 30),
+    (1e-4, 60),
+)  # Bradley-Terry's has as many points
 
 DEMONSTRATIONS = 12_000
 SFT = Train(
@@ -85,11 +90,12 @@ def gfriend_row(
     return judge_row(name, labels, samples=samples, orders=orders, refinement=refinement, rounds=rounds, like=like)
 
 
-def ablation(name: str, entries: Sequence[Entry]) -> Study:
+def ablation(name: str, entries: Sequence[Entry], *, baseline: str = "") -> Study:
     """A study of GFRIEND's parts; compares with its first row."""
     return Study(
         workdir=f"runs/study_{name}",
         sft=SFT,
         demonstrations=DEMONSTRATIONS,
         entries=tuple(entries),
+        baseline=baseline,
     )

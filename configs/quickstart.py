@@ -27,4 +27,5 @@ def get_config() -> Study:
         test=1024,
         entries=tuple(dataclasses.replace(e, grid=()) for e in entries),
         keep=True,
+        baseline="DPO, 2 samples a label",
     )

@@ -21,7 +21,11 @@ def get_config() -> Study:
 
     Rows on all labels get one draw per SFT seed: their draws differ little and cost most.
     """
-    entries = [*sft_rows(), *(bradley_terry_row("Bradley-Terry head", labels, draws=1) for labels in (FEW, ALL))]
+    entries = [
+        *sft_rows(),
+        bradley_terry_row("Bradley-Terry head", FEW),
+        bradley_terry_row("Bradley-Terry head", ALL, draws=1),
+    ]
     for rounds in (1, ROUNDS):
         name = lambda method, rounds=rounds: f"{method}, {rounds} round{'s' * (rounds > 1)}"
         like = lambda method, labels, rounds=rounds: f"{method}, 1 round, {labels} labels" if rounds > 1 else ""
@@ -54,5 +58,5 @@ def get_config() -> Study:
         sft=SFT,
         demonstrations=DEMONSTRATIONS,
         entries=tuple(entries),
-        baseline=f"DPO, 2 samples, 1 round, {FEW} labels",
+        baseline="DPO, 2 samples, 1 round",
     )

@@ -12,4 +12,4 @@ def get_config() -> Study:
             gfriend_row("DPO, one pair of 16", labels, refinement=PLAIN),
             gfriend_row("GFRIEND", labels),
         ]
-    return ablation("labels", rows)
+    return ablation("labels", rows, baseline="DPO, 2 samples")

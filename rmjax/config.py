@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,11 @@ def load(name: str) -> Any:
             raise UserError(f"{name}: no such config file")
         spec = importlib.util.spec_from_file_location(f"rmjax_config_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        sys.modules[spec.name] = module  # dataclasses of the file look their annotations up there
+        try:
+            spec.loader.exec_module(module)
+        except (ImportError, SyntaxError, NameError, AttributeError, TypeError) as e:
+            raise UserError(f"{name}: {type(e).__name__}: {e}; mend the config file") from e
     elif name in names():
         module = importlib.import_module(f"configs.{name}")
     else:

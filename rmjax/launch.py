@@ -44,6 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
+    except OSError as e:  # a disk that is full or not writable, wherever it shows
+        print(
+            f"error: {e.filename or 'a file'}: {e.strerror or e}; make room or mend the path, then repeat",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -52,6 +52,16 @@ class Preference:
         if not self.id:
             object.__setattr__(self, "id", content_id(self.prompt, self.chosen, self.rejected))
 
+    @property
+    def smooth(self) -> float:
+        """The probability that the label is wrong: from a tie, a probability or votes, in this order; else 0."""
+        if self.tie:
+            return 0.5
+        if self.prob_chosen is not None:
+            return 1.0 - self.prob_chosen
+        count = {name: (self.votes or {}).get(name, 0) for name in ("chosen", "rejected", "tie")}
+        return (count["rejected"] + count["tie"] / 2) / max(1, sum(count.values()))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demonstration:

@@ -25,7 +25,7 @@ class Row:
     accuracy: float
     ci95: tuple[float, float]
     n: int  # items
-    seconds: float  # to train and evaluate this row; what several rows share is counted in none
+    seconds: float  # to train, sampling included; evaluation is not counted
     draw: int = 0  # which draw of labels
     ties: int = 0
     unparsed: int = 0

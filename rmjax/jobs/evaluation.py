@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from rmjax.errors import UserError
 from rmjax.judging.judge import Judge
 from rmjax.judging.votes import ItemVerdict, verdicts
 from rmjax.records import Judgment, Preference
@@ -20,6 +21,14 @@ class Evaluation:
     temperature: float = 0.0  # 0: greedy
     orders: Literal["both", "item"] = "both"  # both slot orders of every pair, or one drawn per pair
     constrained: bool = True  # where no verdict can be read, choose one among the labels after the reasoning
+
+    def __post_init__(self) -> None:
+        if self.votes < 1:
+            raise UserError(f"evaluation.votes={self.votes}: give at least 1")
+        if self.votes > 1 and self.temperature == 0:
+            raise UserError(
+                f"evaluation.votes={self.votes} at evaluation.temperature=0 are alike: set a temperature or votes=1"
+            )
 
 
 def judge_items(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,9 +25,11 @@ from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.workdir import Workdir
 from rmjax.judging.judge import Judge
 from rmjax.judging.prompts import JSON_JUDGE, JudgePrompt
+from rmjax.judging.verdicts import Labels
 from rmjax.methods import gfriend
 from rmjax.methods.gfriend import Gfriend, round_seed
-from rmjax.records import Judgment, Preference
+from rmjax.records import Judgment, Preference, content_id
+from rmjax.sampling.journal import fingerprint
 from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
 
@@ -49,7 +50,7 @@ class GfriendJob:
     sft: Train = Train(
         optimizer=Optimizer(learning_rate=1e-5, warmup=0.1, schedule="linear"), batch=4, epochs=3, save_every=100
     )
-    method: Gfriend = Gfriend()
+    method: Gfriend = Gfriend(constrained=True)
     lengths: Lengths = Lengths()
     evaluation: Evaluation = Evaluation()
     seed: int = 0
@@ -65,8 +66,13 @@ class GfriendJob:
         train = self.lengths.fitting(judge, train, policy=self.lengths.train, what="training pairs")
         held = self.lengths.fitting(judge, held, policy=self.lengths.evaluation, what="held-out pairs")
         if self.demonstrations:
-            read_demonstrations(self.demonstrations)
-            hashes[self.demonstrations] = hashlib.sha256(Path(self.demonstrations).read_bytes()).hexdigest()
+            found = read_demonstrations(self.demonstrations)
+            hashes[self.demonstrations] = content_id((), *(d.id for d in found))
+        if self.evaluation.constrained or self.method.constrained:
+            Labels.of(judge.chat, self.prompt).require_forced(self.prompt)
+        if any(p.margin is not None for p in train):
+            console.print("margins of the pairs are not used: they do not fit the log-ratios of judgments")
+        hashes[f"weights of {self.model.path}"] = fingerprint(judge.params)
         # Only now: a command that was refused must not leave its settings behind.
         work = Workdir(self.workdir, to_json(self), hashes)
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
@@ -82,7 +88,8 @@ class GfriendJob:
         self.stage(work, "evaluate", previous, lambda f: self.evaluate_stage(policy, held, work, f))
         self.stage(work, "export", previous, lambda f: self.export_stage(policy, work))
         if work.done("evaluate") and work.done("export"):
-            conclude(work, train, held, method=self.method, seed=self.seed, provenance=provenance)
+            contract = judge.chat.contract()
+            conclude(work, train, held, method=self.method, seed=self.seed, provenance=provenance, contract=contract)
         else:
             provenance.finish()
 
@@ -91,6 +98,9 @@ class GfriendJob:
         if self.only and not name.startswith(self.only):
             return
         if self.only and needs:
+            if work.done(needs) is None and not name.endswith("-1") and name[-1].isdigit():
+                console.print(f"[dim]{name}: waits for {needs}[/]")
+                return
             work.require(needs, name)
         if work.done(name) is not None:
             console.print(f"[dim]{name}: done before[/]")
@@ -113,7 +123,7 @@ class GfriendJob:
         return {"demonstrations": len(found)}
 
     def sample_stage(self, policy: Path, train: Sequence[Preference], number: int, folder: Path) -> Mapping[str, Any]:
-        judge = dataclasses.replace(self.judge(policy), constrained=self.evaluation.constrained)
+        judge = self.judge(policy)
         path = folder / "judgments.jsonl"
         judgments = gfriend.sample(judge, train, self.method, seed=round_seed(self.seed, number), path=path)
         return {"items": len(train), "judgments": len(judgments), "tokens": sum(len(j.tokens) for j in judgments)}
@@ -122,7 +132,7 @@ class GfriendJob:
         self, policy: Path, train: Sequence[Preference], number: int, work: Workdir, folder: Path
     ) -> Mapping[str, Any]:
         judgments = jsonl.read(work / f"sample-{number}" / "judgments.jsonl", Judgment)
-        judge = dataclasses.replace(self.judge(policy), constrained=self.evaluation.constrained)
+        judge = self.judge(policy)
         seed = round_seed(self.seed, number)
         refined = gfriend.refine(judge, train, judgments, self.method, seed=seed, folder=folder)
         jsonl.write(folder / "graded.jsonl", refined.graded)

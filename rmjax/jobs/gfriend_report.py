@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -31,17 +32,19 @@ def conclude(
     method: Gfriend,
     seed: int,
     provenance: Provenance,
+    contract: Mapping[str, Any],
 ) -> None:
     """Writes summary.json, run.json and report.html of a finished run and prints its table."""
     done = work.done("evaluate")["rows"]
     scores = {name: jsonl.read(work / "evaluate" / f"{r['slug']}.scores.jsonl", ItemScore) for name, r in done.items()}
+    trained = sum(c.seconds for c in costs(work, len(train), method.rounds) if c.stage != "evaluate")
     rows = [
         Row.of(
             accuracy(found),
             method=name,
             labels=0 if done[name]["slug"] == "first" else len(train),
             seed=seed,
-            seconds=done[name]["seconds"],
+            seconds=0.0 if done[name]["slug"] == "first" else trained,
         )
         for name, found in scores.items()
     ]
@@ -73,7 +76,7 @@ def conclude(
         calibration=calibration,
         readings=readings,
         costs=costs(work, len(train), method.rounds),
-        run=provenance.finish(),
+        run=provenance.finish(contract=dict(contract)),
     )
     report.write(work / "report.html", data)
     console.print(accuracy_table(rows, baselines, title=f"{len(held):,} held-out pairs"))

@@ -17,14 +17,16 @@ from rmjax.evaluation.calibration import calibration
 from rmjax.evaluation.pairwise import accuracy, accuracy_by, from_verdicts
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import Row, write_scores, write_summary
-from rmjax.evaluation.tables import accuracy_table
+from rmjax.evaluation.tables import accuracy_table, calibration_table
 from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import load_judge, saved_prompt
 from rmjax.jobs.lengths import Lengths
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.workdir import Workdir
 from rmjax.judging.prompts import JSON_JUDGE, JudgePrompt
+from rmjax.judging.verdicts import Labels
 from rmjax.judging.votes import Summary, summary
+from rmjax.sampling.journal import fingerprint
 from rmjax.sampling.policy import Sampling
 from rmjax.statistics import Interval
 
@@ -52,10 +54,11 @@ class JudgeJob:
         prompt = self.prompt or saved_prompt(directory) or JSON_JUDGE
         judge = load_judge(directory, self.model, prompt, self.sampling, seed=self.seed)
         items = self.lengths.fitting(judge, items, policy=self.lengths.evaluation, what="pairs")
-        work = Workdir(self.workdir, to_json(self), {self.data.path: source.hash})
-        provenance = Provenance(
-            work / "run.json", command=command, config=to_json(self), data={self.data.path: source.hash}, seed=self.seed
-        )
+        if self.evaluation.constrained:
+            Labels.of(judge.chat, prompt).require_forced(prompt)
+        hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(judge.params)}
+        work = Workdir(self.workdir, to_json(self), hashes)
+        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
         start = time.perf_counter()
         judgments, found = judge_items(judge, items, self.evaluation, path=work / "judgments.jsonl")
         seconds = time.perf_counter() - start
@@ -73,6 +76,8 @@ class JudgeJob:
         provenance.finish(contract=judge.chat.contract())
         console.print(accuracy_table([row], baselines, title=f"{self.model.path} on {self.data.path}"))
         console.print(judge_table(figures))
+        if known:
+            console.print(calibration_table({"judge": calibration(known)}))
         console.print(f"per item: [bold]{work / 'scores.jsonl'}[/]   numbers: {work / 'summary.json'}")
 
 

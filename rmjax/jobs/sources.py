@@ -16,7 +16,7 @@ from rmjax.data.sources import Source, read_preferences
 from rmjax.errors import UserError
 from rmjax.models import hf
 from rmjax.models.model import Model
-from rmjax.records import Preference
+from rmjax.records import Preference, content_id
 
 console = Console()
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -80,7 +80,12 @@ class PairFile:
     duplicate: Literal["error", "drop"] = "error"  # pairs that were there before
     empty: Literal["error", "drop"] = "error"  # pairs with an empty answer
     identical: Literal["error", "drop"] = "error"  # pairs with equal answers
+    tie: Literal["error", "drop"] = "error"  # pairs labelled a tie: no verdict on them is right or wrong
     limit: int = 0  # use only the first so many pairs; 0: all
+
+    def __post_init__(self) -> None:
+        if self.limit < 0:
+            raise UserError(f"--data.limit {self.limit}: give a number of pairs, or 0 for all")
 
     def read(self) -> Source:
         """The pairs by these policies, with the schema found, counts of what was dropped and the file's hash."""
@@ -96,6 +101,14 @@ class PairFile:
             identical=self.identical,
             duplicate=self.duplicate,
         )
+        even = [p for p in source.records if p.tie]
+        if even and self.tie == "error":
+            raise UserError(
+                f"{self.path}: {len(even)} of {len(source.records)} pairs are labelled ties (first: {even[0].id!r}), "
+                "on which no verdict is right: --data.tie drop leaves them out"
+            )
+        found = {**source.dropped, **({"tie": len(even)} if even else {})}
+        source = dataclasses.replace(source, records=[p for p in source.records if not p.tie], dropped=found)
         console.print(f"{self.path}: {len(source.records):,} pairs, schema {source.schema}{dropped(source)}")
         return dataclasses.replace(source, records=source.records[: self.limit]) if self.limit else source
 
@@ -133,7 +146,8 @@ class Pairs(PairFile):
                 f"--data.path {self.path}: {len(train)} training and {len(test)} held-out pairs are left of "
                 f"{len(source.records)}: give more pairs, or --data.eval_path"
             )
-        both = {p.id for p in train} & {p.id for p in test}
+        content = lambda pairs: {content_id(p.prompt, *sorted((p.chosen, p.rejected))) for p in pairs}
+        both = content(train) & content(test)
         if both:
             raise UserError(
                 f"--data.eval_path {self.eval_path}: {len(both)} pairs are in --data.path too: remove them from one"

@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from rmjax import jsonl
 from rmjax.config import to_json
 from rmjax.data.chat import Chat
+from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
-from rmjax.evaluation.pairwise import accuracy, compare_runs
+from rmjax.evaluation.pairwise import ItemScore, accuracy, compare, compare_runs
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import Row, accuracies, write_scores, write_summary
 from rmjax.evaluation.tables import accuracy_table, comparison_table
@@ -57,8 +58,21 @@ class Study:
     dev: int = 512  # items that the search looks at
     test: int = 1024  # items of the table
     entries: tyro.conf.Fixed[tuple[Entry, ...]]
-    baseline: str = ""  # the entry (name and labels) that the others are compared with; empty: the first
+    baseline: str = ""  # name of the row that others are compared with, at their number of labels; empty: the first
     keep: bool = False  # keep every final run's metrics, judgments and judge (needed for the report's details)
+
+    def __post_init__(self) -> None:
+        keys = [e.key for e in self.entries]
+        if not keys or len(set(keys)) < len(keys):
+            raise UserError(
+                f"entries: {len(keys)} rows, {len(set(keys))} different: give them different names or labels"
+            )
+        known = {*keys, *(e.name for e in self.entries), ""}
+        for wanted in (self.baseline, *(e.like for e in self.entries)):
+            if wanted not in known:
+                raise UserError(f"study: {wanted!r} is no row of it; rows: {'; '.join(keys)}")
+        if self.draws < 1 or not self.seeds or self.search_draws < 0:
+            raise UserError(f"study: draws={self.draws}, seeds={self.seeds}: give at least one of each")
 
     def run(self, command: str = "") -> None:
         """Trains the SFT judges, searches, runs every cell that is missing, writes the table."""
@@ -99,13 +113,16 @@ class Study:
             if x["entry"] == e.key
         ]
         of = {e.key: accuracies([r for r in rows if (r.method, r.labels) == (e.name, e.labels)]) for e in self.entries}
-        base = self.baseline or self.entries[0].key
         found = []
         for e in self.entries:
+            base = self.base_of(e)
             runs = of[e.key].keys() & of[base].keys()
             if e.key != base and len(runs) > 1:
                 pick = lambda values, runs=runs: {r: values[r] for r in runs}
                 found.append(compare_runs(pick(of[e.key]), pick(of[base]), names=(e.key, base)))
+            elif e.key != base and runs:
+                pair = [next(x for x in lines if x["entry"] == k) for k in (e.key, base)]
+                found.append(compare(*map(item_outcomes, pair), names=(e.key, base)))
         facts = {"testbed": "controlled world", "search": chosen}
         write_summary(work / "summary.json", rows, comparisons=[dataclasses.asdict(c) for c in found], **facts)
         train = self.world.draw(labels=max(e.labels for e in self.entries), draw=FIRST_FINAL_DRAW)
@@ -117,8 +134,15 @@ class Study:
         baselines = {name: accuracy(scores) for name, scores in trivial(test, train).items()}
         console.print(accuracy_table(rows, baselines, title=f"Controlled world, {self.test:,} test items"))
         if found:
-            console.print(comparison_table(found, title=f"Paired differences to {base}"))
+            console.print(comparison_table(found, title="Paired differences"))
         console.print(f"report: [bold]{work / 'report.html'}[/]   numbers: {work / 'summary.json'}")
+
+    def base_of(self, entry: Entry) -> str:
+        """The key of the row that `entry` is compared with: the baseline, at as many labels if it is there."""
+        same = f"{self.baseline}, {entry.labels} labels"
+        keys = [e.key for e in self.entries]
+        first = next((e.key for e in self.entries if self.baseline in (e.key, e.name)), keys[0])
+        return same if same in keys else first
 
     def judge(self, work: Workdir, seed: int) -> Judge:
         """The SFT judge of one seed, trained once."""
@@ -159,12 +183,12 @@ class Study:
         return {e.key: found[e.like or e.key] for e in self.entries}
 
 
-def best_point(entry: Entry, rows: Iterable[dict]) -> tuple[float, int] | None:
+def best_point(entry: Entry, rows: Sequence[dict]) -> tuple[float, int] | None:
     """The searched point of highest mean accuracy; None where there is no grid."""
     mean = lambda p: np.mean(
         [r["accuracy"] for r in rows if (r["entry"], r["rate"], r["steps"]) == (entry.key, *p)] or [-1.0]
     )
-    return max(entry.grid, key=mean) if entry.grid else None
+    return max(entry.grid, key=mean) if entry.grid and any(r["entry"] == entry.key for r in rows) else None
 
 
 def load_judge(path: Path, world: JudgeWorld, max_new_tokens: int) -> Judge:
@@ -189,6 +213,12 @@ def line(outcome: Outcome) -> dict:
     }
 
 
+def item_outcomes(line: Mapping[str, Any]) -> list[ItemScore]:
+    """Per-item outcomes of a line of rows.jsonl."""
+    value = {"0": 0.0, "1": 1.0, "t": 0.5, "u": 0.5}
+    return [ItemScore(id=str(i), outcome=value[c], unparsed=c == "u") for i, c in enumerate(line["items"])]
+
+
 def folder_of(entry: Entry, seed: int, draw: int) -> str:
     """The name of a run's folder."""
     return f"{re.sub(r'[^a-z0-9]+', '-', entry.name.lower()).strip('-')}-{entry.labels}-{seed}-{draw}"
@@ -198,20 +228,14 @@ class Cells:
     """A grid of runs as JSON lines; a cell that is there is not run again."""
 
     def __init__(self, path: Path, key: tuple[str, ...]):
-        self.path = path
-        self.key = key
-        self.rows: list[dict] = []
-        if path.exists():
-            whole = path.read_bytes()
-            whole = whole[: whole.rfind(b"\n") + 1]  # a line torn by a kill is run again
-            path.write_bytes(whole)
-            self.rows = [json.loads(x) for x in whole.splitlines()]
+        self._file = jsonl.Appender(path, dict, sync_every=1)
+        self._key = key
+        self.rows: list[dict[str, Any]] = self._file.existing
 
-    def fill(self, name: dict, run) -> None:
+    def fill(self, name: Mapping[str, Any], run: Callable[[], Mapping[str, Any]]) -> None:
         """Runs and appends the cell called `name` unless it is there."""
-        if any(all(r[k] == name[k] for k in self.key) for r in self.rows):
+        if any(all(r[k] == name[k] for k in self._key) for r in self.rows):
             return
         row = {**name, **run()}
-        with self.path.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
+        self._file.append(row)
         self.rows.append(row)

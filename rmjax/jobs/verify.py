@@ -95,7 +95,8 @@ def score_checks(judge: Judge, groups: Sequence[Group]) -> list[Check]:
     run = lambda groups, **how: np.concatenate(slot_scores(judge.model, judge.params, groups, score, **how))
     alone = np.concatenate([run([g], batch=1) for g in groups])
     longest = packing.fit(groups).length
-    split = [dataclasses.replace(g, completions=[c], pairs=()) for g in groups for c in g.completions]
+    bare = [dataclasses.replace(g, pairs=(), weight=(), margin=(), smooth=()) for g in groups]
+    split = [dataclasses.replace(g, completions=[c]) for g in bare for c in g.completions]
     backwards = run(groups[::-1], batch=4).reshape(len(groups), -1)[::-1].reshape(-1)  # two answers each
     ways: dict[str, Callable[[], np.ndarray]] = {
         "batch of 2 rows": lambda: run(groups, batch=2),

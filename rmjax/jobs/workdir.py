@@ -47,7 +47,13 @@ class Workdir:
         lock = self.path / "identity.json"
         if lock.exists():
             changed = differences(read_json(lock), json.loads(json.dumps(self.identity)))
-            changed = [c.replace("--config.", "--") for c in changed if "--config.workdir" not in c]
+            changed = [
+                c.replace("--config.", "--").replace("--data.", "content of ")
+                if c.startswith("--data.")
+                else c.replace("--config.", "--")
+                for c in changed
+                if "--config.workdir" not in c
+            ]
             if changed:
                 raise UserError(
                     f"--workdir {self.path} holds a run with other settings ({'; '.join(changed[:4])}): "

@@ -101,9 +101,9 @@ def transcript(messages: Messages) -> str:
 
 
 JSON_JUDGE = JudgePrompt(
-    system="You are a careful and fair judge of answers.",
+    # One user turn: some families' templates refuse a system turn.
     template="""\
-Below are a question and two answers to it. Decide which answer is better.
+You are a careful and fair judge of answers. Below are a question and two answers to it. Decide which answer is better.
 
 [The question]
 {question}

@@ -38,21 +38,10 @@ def groups_of(chat: Chat, items: Sequence[Preference]) -> list[Group]:
             pairs=[(0, 1)],
             weight=[1.0 if p.weight is None else p.weight],
             margin=[p.margin or 0.0],
-            smooth=[smooth_of(p)],
+            smooth=[p.smooth],
         )
         for p in items
     ]
-
-
-def smooth_of(p: Preference) -> float:
-    """The probability that the label is wrong: from a tie, a probability, or votes, in this order."""
-    if p.tie:
-        return 0.5
-    if p.prob_chosen is not None:
-        return 1.0 - p.prob_chosen
-    if p.votes:
-        return p.votes.get("rejected", 0) / max(1, p.votes.get("chosen", 0) + p.votes.get("rejected", 0))
-    return 0.0
 
 
 def learn(

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmjax.data.rows import Group
+from rmjax.errors import UserError
+from rmjax.judging.asks import Orders
 from rmjax.judging.judge import Judge
 from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.scores import Implicit
@@ -32,11 +34,19 @@ class Gfriend:
 
     samples: int = 16  # judgments per labelled pair (the paper's n)
     rounds: int = 1  # how often the newest judge samples anew and trains on
-    orders: str = "random"  # slot of the chosen answer: random per sample, or both
+    orders: Orders = "random"  # slot of the chosen answer: drawn per sample and balanced, or per item, or both
+    constrained: bool = False  # where a sampled judgment holds no verdict, force one after its reasoning
     sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=512)
     refinement: Refinement = Refinement()
     objective: Pairwise = Pairwise(score=Implicit(beta=0.1))
     train: Train = Train(optimizer=Optimizer(learning_rate=1e-6), batch=16, epochs=3, save_every=100)
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.samples < 2:
+            raise UserError(
+                f"method.rounds={self.rounds}, method.samples={self.samples}: needs at least 1 round and 2 samples, "
+                "for a pair is a right and a wrong judgment of one item"
+            )
 
 
 def sft(judge: Judge, demonstrations: Sequence[Demonstration], train: Train, *, folder: Path | None) -> Judge:
@@ -54,7 +64,7 @@ def sample(
     judge: Judge, items: Sequence[Preference], method: Gfriend, *, seed: int, path: Path | None
 ) -> list[Judgment]:
     """Stage 2a: n judgments of every item by the policy that is about to be trained, and is its own reference."""
-    sampler = dataclasses.replace(judge, sampling=method.sampling, seed=seed)
+    sampler = dataclasses.replace(judge, sampling=method.sampling, seed=seed, constrained=method.constrained)
     return sampler.judgments(items, samples=method.samples, orders=method.orders, path=path)
 
 
@@ -68,7 +78,7 @@ def refine(
     folder: Path | None,
 ) -> Refined:
     """Stage 2b: perplexity -> score -> level -> grade -> weighted pairs within one rendered prompt."""
-    sampler = dataclasses.replace(judge, sampling=method.sampling)
+    sampler = dataclasses.replace(judge, sampling=method.sampling, constrained=method.constrained)
     return refine_judgments(judgments, items, method.refinement, judge=sampler, seed=seed, folder=folder)
 
 

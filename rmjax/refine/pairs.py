@@ -17,6 +17,7 @@ import numpy as np
 
 from rmjax.data.rows import Group
 from rmjax.judging.asks import Order, coin
+from rmjax.records import Preference
 from rmjax.refine.levels import Grade, Graded
 
 Policy = Literal["all", "one"]
@@ -115,12 +116,14 @@ def weighted(
     return [dataclasses.replace(p, weight=w) for p, w in zip(made, raw, strict=True)]
 
 
-def groups(made: Sequence[Pair]) -> list[Group]:
+def groups(made: Sequence[Pair], items: Sequence[Preference] = ()) -> list[Group]:
     """One group per prompt: its judgments once each, and the pairs among them.
 
     Equal completions are one candidate, and pairs of them stay as often as they were sampled. `ref_logps` are the
-    recorded log-probabilities of all the completion's tokens: the policy that sampled is the reference.
+    recorded log-probabilities of all the completion's tokens: the policy that sampled is the reference. An item's own
+    strength counts: its weight multiplies its pairs', and the probability that its label is wrong is their smoothing.
     """
+    strength = {p.id: (1.0 if p.weight is None else p.weight, p.smooth) for p in items}
     prompts: dict[Order, list[Pair]] = {}
     for pair in made:
         prompts.setdefault((pair.accepted.judgment.item, pair.accepted.judgment.slot), []).append(pair)
@@ -130,6 +133,7 @@ def groups(made: Sequence[Pair]) -> list[Group]:
         for g in itertools.chain.from_iterable((p.accepted, p.rejected) for p in of_prompt):
             candidates.setdefault(g.judgment.tokens, g)
         index = {tokens: i for i, tokens in enumerate(candidates)}
+        weight, smooth = strength.get(item, (1.0, 0.0))
         out.append(
             Group(
                 id=f"{item}|{slot}",
@@ -137,7 +141,8 @@ def groups(made: Sequence[Pair]) -> list[Group]:
                 completions=list(candidates),
                 ref_logps=[math.fsum(g.judgment.logps) for g in candidates.values()],
                 pairs=[(index[p.accepted.judgment.tokens], index[p.rejected.judgment.tokens]) for p in of_prompt],
-                weight=[p.weight for p in of_prompt],
+                weight=[weight * p.weight for p in of_prompt],
+                smooth=[smooth] * len(of_prompt) if smooth else (),
             )
         )
     return out

@@ -29,12 +29,16 @@ class Refinement:
     context: Context = "prompt"  # perplexity of the reasoning given the judge prompt, or of the reasoning alone (none)
     score: Score = "perplexity"  # exp(-PPL / tau), or 1 - rank of PPL in the run
     tau: float = 10.0  # scale of the perplexity score; unused by rank
-    threshold: float | str = "quantile:0.5"  # strong above it: a number (paper: 0.5), or quantile:Q of the run's scores
+    threshold: float | str = (
+        "quantile:0.5"  # strong above it: a number (paper: 0.5), or quantile:Q of the run's scores;
+    )
+    # it names levels, and changes training only where grade="levels"
     grade: Grade = "signed"  # signed: +s right, -s wrong; unsigned: s; levels: SA 2, WA 1, WR -1, SR -2
     pairs: Policy = "all"  # all: accepted x rejected of a prompt; one: the earliest pair of an item (plain DPO)
     weights: Literal["softplus", "off"] = "softplus"  # log(1 + exp(alpha * gap of grades)), or 1
     alpha: float = 1.0  # slope of the weight
-    normalise: Normalise = "run"  # none; run: mean weight 1; item: every item's weights sum to the same, mean 1
+    normalise: Normalise = "run"  # none; run: mean 1, which matters with the objective's normalise="count" only; item:
+    # every item's weights sum to the same
     unparsed: Literal["drop", "reject"] = "drop"  # judgments without a verdict: left out, or further rejected ones
     retries: int = 0  # how often items that make no pair are sampled again
     retry_samples: int = 8  # judgments per slot order and retry
@@ -132,4 +136,4 @@ def refine_judgments(
         alpha=config.alpha,
         normalise=config.normalise,
     )
-    return Refined(groups(made), grades, table(grades, by_prompt(grades), made, len(retried)))
+    return Refined(groups(made, items), grades, table(grades, by_prompt(grades), made, len(retried)))

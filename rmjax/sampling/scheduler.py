@@ -172,7 +172,7 @@ class Sampler:
             state, drawn = self._engine.round(self._weights, state, slots, limits, self._words)
             yield complete
             drawn = jax.device_get(drawn)
-            self._check_finite(drawn.logps[: drawn.counts.max(initial=0)])
+            self._check_finite(drawn.logps[np.arange(ROUND)[:, None, None] < drawn.counts])
             complete = table.collect(drawn, ended)
             lengths += [len(sample.tokens) for sample in complete]
             usual = np.mean(lengths) if lengths else limit

@@ -29,7 +29,7 @@ def test_every_stage_leaves_its_files(finished):
     rows = read_summary(work / "summary.json")
     assert [(r.method, r.labels, r.n) for r in rows] == [("SFT judge", 0, 12), ("GFRIEND", 8, 12)]
     run = json.loads((work / "run.json").read_text())
-    assert run["command"].startswith("python -m rmjax.launch") and len(run["data"]) == 3 and run["seconds"] > 0
+    assert run["command"].startswith("python -m rmjax.launch") and len(run["data"]) == 4 and run["seconds"] > 0
     assert run["config"]["method"]["samples"] == 4
 
 

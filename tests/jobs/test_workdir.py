@@ -34,7 +34,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
     Workdir(tmp_path / "run", {"method": {"samples": 4}, "only": "sft"}, {"f": "1"})
     with pytest.raises(UserError, match=r"--method.samples 4 -> 8"):
         Workdir(tmp_path / "run", {"method": {"samples": 8}, "only": ""}, {"f": "1"})
-    with pytest.raises(UserError, match="data"):
+    with pytest.raises(UserError, match=r"content of f '1' -> '2'"):
         Workdir(tmp_path / "run", {"method": {"samples": 4}, "only": ""}, {"f": "2"})
 
 
