@@ -14,12 +14,7 @@ from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
 
 FEW, ALL = 64, 2048  # labels
-GRID = (
-    (3e-5, 30),
-    (3e-5, 60),
-    (1e-4, 30),
-    (1e-4, 60),
-)  # Bradley-Terry's has as many points
+GRID = ((1e-5, 60), (3e-5, 30), (3e-5, 60), (1e-4, 30), (1e-4, 60))  # Bradley-Terry's has as many points
 
 DEMONSTRATIONS = 12_000
 SFT = Train(
@@ -64,7 +59,7 @@ def bradley_terry_row(name: str, labels: int, *, draws: int = 0) -> Entry:
     """A linear head on the SFT judge's backbone."""
     optimizer = Optimizer(learning_rate=3e-4, b2=0.98, warmup=10, schedule="constant", clip=1.0)
     train = Train(optimizer=optimizer, batch=16, steps=150)
-    grid = tuple((rate, steps) for rate in (3e-4, 1e-3) for steps in (60, 300))
+    grid = ((3e-4, 60), (3e-4, 300), (3e-4, 600), (1e-3, 60), (1e-3, 300))
     return Entry(name=name, labels=labels, method=BradleyTerry(train=train), grid=grid, draws=draws)
 
 
@@ -91,9 +86,11 @@ def gfriend_row(
 
 
 def ablation(name: str, entries: Sequence[Entry], *, baseline: str = "") -> Study:
-    """A study of GFRIEND's parts; compares with its first row."""
+    """A study of GFRIEND's parts, with half of the main study's draws; compares with its first row."""
     return Study(
         workdir=f"runs/study_{name}",
+        draws=5,
+        search_draws=3,
         sft=SFT,
         demonstrations=DEMONSTRATIONS,
         entries=tuple(entries),

@@ -54,7 +54,7 @@ class Study:
     max_new_tokens: int = 80
     seeds: tuple[int, ...] = (0, 1, 2)  # of SFT
     draws: int = 10  # final label draws per SFT seed
-    search_draws: int = 2  # label draws of the search, on the first SFT seed
+    search_draws: int = 6  # label draws of the search, spread over the SFT seeds
     dev: int = 512  # items that the search looks at
     test: int = 1024  # items of the table
     entries: tyro.conf.Fixed[tuple[Entry, ...]]
@@ -78,10 +78,10 @@ class Study:
         """Trains the SFT judges, searches, runs every cell that is missing, writes the table."""
         work = Workdir(self.workdir, to_json(self), {})
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data={}, seed=self.seeds[0])
-        chosen = self.search(work)
+        benches = {seed: Bench(self.judge(work, seed), seed=seed) for seed in self.seeds}
+        chosen = self.search(work, benches)
         test = self.world.preferences(self.test, split="test")
         cells = Cells(work / "rows.jsonl", ("entry", "seed", "draw"))
-        benches = {seed: Bench(self.judge(work, seed), seed=seed) for seed in self.seeds}
         # Draws outermost: a study cut short has fewer draws of everything, not fewer seeds or entries.
         for number, seed, entry in itertools.product(range(self.draws), self.seeds, self.entries):
             if number < (entry.draws or self.draws):
@@ -168,13 +168,13 @@ class Study:
             write_scores(folder / "scores.jsonl", outcome.scores)
         return {"labels": entry.labels, **line(outcome)}
 
-    def search(self, work: Workdir) -> dict[str, tuple[float, int] | None]:
+    def search(self, work: Workdir, benches: Mapping[int, Bench]) -> dict[str, tuple[float, int] | None]:
         """The grid point with the best mean dev accuracy over the search draws, for every entry."""
         cells = Cells(work / "search.jsonl", ("entry", "rate", "steps", "draw"))
         dev = self.world.preferences(self.dev, split="dev")
-        if any(e.grid for e in self.entries):
-            bench = Bench(self.judge(work, self.seeds[0]), seed=self.seeds[0])
-        for draw in range(self.search_draws):
+        grid = any(e.grid for e in self.entries)
+        for draw in range(self.search_draws if grid else 0):
+            bench = benches[self.seeds[draw % len(self.seeds)]]
             for entry in self.entries:
                 for point in entry.grid:
                     run = functools.partial(self.cell, bench, entry.at(point), dev, draw)

@@ -4,7 +4,7 @@ Every layer has arrays of its own, because a matrix product reads a whole buffer
 through a copy. All suffixes are written at one shared clock position, one contiguous write a layer and step; the cache
 is a ring, and a sample's tokens are those of the last `lengths` steps.
 
-Dimensions: p prompts, g samples of a prompt, s prompt tokens, m suffix tokens, k key/value heads,
+Dimensions: p prompts, g samples of a prompt, b = p * g samples, s prompt tokens, m suffix tokens, k key/value heads,
 q queries per key head, n = k * q query heads, h head size.
 """
 
@@ -53,19 +53,20 @@ class PromptCache:
 class SuffixCache:
     """Keys and values of what each sample has generated: slot (p, g) holds the tokens of the last `lengths` steps.
 
-    The step that `clock` counts writes position clock % m. A sample longer than m has lost its first tokens.
+    The step that `clock` counts writes position clock % m. A sample longer than m has lost its first tokens. p and g
+    are one axis of the arrays: a reshape between the write and the product that reads it would copy the cache.
     """
 
-    k: tuple[Leaf, ...]  # per layer [p, g, k, m, h]
-    v: tuple[Leaf, ...]  # per layer [p, g, k, m, h]
+    k: tuple[Leaf, ...]  # per layer [b, k, m, h]
+    v: tuple[Leaf, ...]  # per layer [b, k, m, h]
     lengths: Leaf  # [p, g] int32
     clock: Leaf  # [] int32: steps made
 
     @classmethod
     def empty(cls, config: DecoderConfig, prompts: int, samples: int, size: int) -> SuffixCache:
         """Room for `size` tokens of each sample."""
-        shape = (prompts, samples, config.kv_heads, size, config.head_dim)
-        zeros = lambda: shard(jnp.zeros(shape, config.dtype), "batch", None, "kv_heads", None, None)
+        shape = (prompts * samples, config.kv_heads, size, config.head_dim)
+        zeros = lambda: shard(jnp.zeros(shape, config.dtype), "batch", "kv_heads", None, None)
         layers = range(config.layers)
         lengths = jnp.zeros((prompts, samples), jnp.int32)
         return cls(tuple(zeros() for _ in layers), tuple(zeros() for _ in layers), lengths, jnp.int32(0))
@@ -73,14 +74,18 @@ class SuffixCache:
     @property
     def size(self) -> int:
         """Tokens that a sample has room for."""
-        return self.k[0].shape[3]
+        return self.k[0].shape[2]
 
     def write(
         self, layer: int, k: Float[Array, "p g k h"], v: Float[Array, "p g k h"]
-    ) -> tuple[Float[Array, "p g k m h"], Float[Array, "p g k m h"]]:
+    ) -> tuple[Float[Array, "b k m h"], Float[Array, "b k m h"]]:
         """One layer with this step's token of every sample, in place where the cache is a loop's carry."""
         at = self.clock % self.size
-        put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new[:, :, :, None], at, axis=3)
+
+        def put(old: Array, new: Array) -> Array:
+            new = new.reshape(-1, *new.shape[2:])[:, :, None]
+            return jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=2)
+
         return put(self.k[layer], k), put(self.v[layer], v)
 
     def age(self) -> Int[Array, " m"]:
@@ -91,8 +96,8 @@ class SuffixCache:
         """The same tokens with more room."""
 
         def wider(x: Array) -> Array:
-            oldest_first = jnp.roll(x, -(self.clock % self.size), axis=3)
-            return jnp.pad(oldest_first, ((0, 0), (0, 0), (0, 0), (0, size - self.size), (0, 0)))
+            oldest_first = jnp.roll(x, -(self.clock % self.size), axis=2)
+            return jnp.pad(oldest_first, ((0, 0), (0, 0), (0, size - self.size), (0, 0)))
 
         k, v = tuple(map(wider, self.k)), tuple(map(wider, self.v))
         return SuffixCache(k, v, self.lengths, jnp.int32(self.size))
@@ -101,7 +106,7 @@ class SuffixCache:
 def attend_cached(
     q: Float[Array, "p g n h"],
     prompt: tuple[Float[Array, "p k h s"], Float[Array, "p k s h"]],
-    own: tuple[Float[Array, "p g k m h"], Float[Array, "p g k m h"]],
+    own: tuple[Float[Array, "b k m h"], Float[Array, "b k m h"]],
     see_prompt: Bool[Array, "p _ s"],
     see_own: Bool[Array, "p g m"],
     *,
@@ -118,7 +123,8 @@ def attend_cached(
     q = q.reshape(p, g, heads, per, h)
     rows = q.transpose(0, 2, 1, 3, 4).reshape(p, heads, g * per, h)
     x = jnp.einsum("pkrh,pkhs->pkrs", rows, prompt[0], preferred_element_type=jnp.float32)
-    y = jnp.einsum("pgkqh,pgkmh->pgkqm", q, own[0], preferred_element_type=jnp.float32)
+    each = q.reshape(p * g, heads, per, h)
+    y = jnp.einsum("bkqh,bkmh->bkqm", each, own[0], preferred_element_type=jnp.float32).reshape(p, g, heads, per, -1)
     x = cap_logits(x.reshape(p, heads, g, per, s) * scale, softcap)
     x = jnp.where(see_prompt[:, None, :, None], x, MASKED)
     y = jnp.where(see_own[:, :, None, None], cap_logits(y * scale, softcap), MASKED)
@@ -130,5 +136,6 @@ def attend_cached(
     x = x.reshape(p, heads, g * per, s).astype(q.dtype)
     out = jnp.einsum("pkrs,pksh->pkrh", x, prompt[1], preferred_element_type=jnp.float32)
     out = out.reshape(p, heads, g, per, h).transpose(0, 2, 1, 3, 4)
-    out += jnp.einsum("pgkqm,pgkmh->pgkqh", y.astype(q.dtype), own[1], preferred_element_type=jnp.float32)
+    y = y.astype(q.dtype).reshape(p * g, heads, per, -1)
+    out += jnp.einsum("bkqm,bkmh->bkqh", y, own[1], preferred_element_type=jnp.float32).reshape(out.shape)
     return (out / total[..., None]).astype(q.dtype).reshape(p, g, n, h)
