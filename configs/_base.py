@@ -1,5 +1,6 @@
 """What the controlled-world configs share: the SFT recipe and the rows of the comparison."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from rmjax.jobs.entries import AsIs, Entry
@@ -86,13 +87,13 @@ def gfriend_row(
 
 
 def ablation(name: str, entries: Sequence[Entry], *, baseline: str = "") -> Study:
-    """A study of GFRIEND's parts, with half of the main study's draws; compares with its first row."""
+    """A study of GFRIEND's parts: fewer draws than the main study, and the middle of its grid; base: its first row."""
     return Study(
         workdir=f"runs/study_{name}",
-        draws=5,
+        draws=3,
         search_draws=3,
         sft=SFT,
         demonstrations=DEMONSTRATIONS,
-        entries=tuple(entries),
+        entries=tuple(dataclasses.replace(e, grid=GRID[1:4] if e.grid else ()) for e in entries),
         baseline=baseline,
     )

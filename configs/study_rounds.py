@@ -2,14 +2,14 @@
 
 from configs._base import FEW, PLAIN, ablation, gfriend_row
 from rmjax.jobs.study import Study
+from rmjax.refine.refinement import Refinement
 
 
 def get_config() -> Study:
     rows = []
     for rounds in (1, 2, 3):
-        word = f"{rounds} round{'s' * (rounds > 1)}"
-        rows += [
-            gfriend_row(f"DPO, one pair of 16, {word}", FEW, refinement=PLAIN, rounds=rounds),
-            gfriend_row(f"GFRIEND, {word}", FEW, rounds=rounds),
-        ]
+        for name, refinement in (("DPO, one pair of 16", PLAIN), ("GFRIEND", Refinement())):
+            like = f"{name}, 1 round, {FEW} labels" if rounds > 1 else ""
+            word = f"{rounds} round{'s' * (rounds > 1)}"
+            rows.append(gfriend_row(f"{name}, {word}", FEW, refinement=refinement, rounds=rounds, like=like))
     return ablation("rounds", rows)
