@@ -17,6 +17,7 @@ from rmjax.data.sources import read_demonstrations
 from rmjax.evaluation.pairwise import from_verdicts
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import write_json, write_scores
+from rmjax.jobs.devices import Devices
 from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import export_judge, load_judge
 from rmjax.jobs.gfriend_report import conclude
@@ -53,13 +54,19 @@ class GfriendJob:
     method: Gfriend = Gfriend(constrained=True)
     lengths: Lengths = Lengths()
     evaluation: Evaluation = Evaluation()
+    devices: Devices = Devices()
     seed: int = 0
     only: Literal["", "sft", "sample", "refine", "mdpo", "evaluate", "export"] = (
         ""  # run one stage (of every round) alone
     )
 
     def run(self, command: str = "") -> None:
-        """Runs every stage that is not done."""
+        """Runs every stage that is not done, on all devices."""
+        with self.devices.use():
+            self.stages(command)
+
+    def stages(self, command: str) -> None:
+        """Checks everything that can be checked before work is done, then runs the stages in order."""
         train, held, hashes = self.data.load()
         base = self.model.directory()
         judge = self.judge(base)

@@ -18,6 +18,7 @@ from rmjax.evaluation.pairwise import accuracy, accuracy_by, from_verdicts
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import Row, write_scores, write_summary
 from rmjax.evaluation.tables import accuracy_table, calibration_table
+from rmjax.jobs.devices import Devices
 from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import load_judge, saved_prompt
 from rmjax.jobs.lengths import Lengths
@@ -44,10 +45,16 @@ class JudgeJob:
     sampling: Sampling = Sampling(temperature=0.0, max_new_tokens=512)  # its temperature is evaluation.temperature
     evaluation: Evaluation = Evaluation()
     lengths: Lengths = Lengths()
+    devices: Devices = Devices()
     seed: int = 0
 
     def run(self, command: str = "") -> None:
-        """Judges what is not judged yet and prints the summary."""
+        """Judges what is not judged yet, on all devices, and prints the summary."""
+        with self.devices.use():
+            self.judge(command)
+
+    def judge(self, command: str) -> None:
+        """`run`, on whatever mesh is set."""
         source = self.data.read()
         items = list(source.records)
         directory = self.model.directory()

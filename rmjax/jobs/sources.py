@@ -17,6 +17,7 @@ from rmjax.errors import UserError
 from rmjax.models import hf
 from rmjax.models.model import Model
 from rmjax.records import Preference, content_id
+from rmjax.training.state import current_mesh
 
 console = Console()
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -59,9 +60,9 @@ class ModelSource:
             ) from e
 
     def load(self) -> tuple[Model, Any, Chat]:
-        """The model, its float32 parameters and its token contract."""
+        """The model, its float32 parameters (laid out over the mesh that is set) and its token contract."""
         directory = self.directory()
-        model, params = hf.load(directory)
+        model, params = hf.load(directory, mesh=current_mesh())
         model = model.with_config(dtype=self.dtype, remat=self.remat)
         chat = Chat.load(directory, template=self.template)
         chat.require_vocab(model.config.vocab)

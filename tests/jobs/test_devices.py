@@ -1,0 +1,49 @@
+"""The mesh of a job: its shape, and the main job on four devices as on one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rmjax import jsonl
+from rmjax.errors import UserError
+from rmjax.jobs.devices import Devices
+from rmjax.records import Judgment
+
+
+def test_the_rest_goes_to_the_axis_that_is_0():
+    assert Devices().shape(8) == (1, 8, 1)
+    assert Devices(tensor=2).shape(8) == (1, 4, 2)
+    assert Devices(data=0, fsdp=2, tensor=2).shape(8) == (2, 2, 2)
+    assert Devices().shape(1) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("devices", "said"),
+    [
+        (Devices(tensor=3), "devices.tensor=3 needs a multiple of 3 devices, but there are 8"),
+        (Devices(fsdp=2), "needs a multiple of 2 devices, but there are 8"),
+        (Devices(data=0), "0 for at most one"),
+        (Devices(data=-1), "give numbers above 0"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(devices, said):
+    with pytest.raises(UserError, match=said):
+        devices.shape(8)
+
+
+def test_the_job_on_four_devices_is_the_job_on_one(flags, finished, tmp_path):
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-m", "rmjax.launch", "gfriend", *flags, "--workdir", str(tmp_path / "w")]
+    run = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    one, four = Path(finished.workdir), tmp_path / "w"
+    metrics = lambda work: [json.loads(line) for line in (work / "sft" / "metrics.jsonl").read_text().splitlines()]
+    for ours, theirs in zip(metrics(four), metrics(one), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    judgments = [jsonl.read(work / "sample-1" / "judgments.jsonl", Judgment) for work in (four, one)]
+    alike = [a.tokens == b.tokens for a, b in zip(*judgments, strict=True)]
+    assert sum(alike) >= 0.9 * len(alike)  # rounding may move a draw across its threshold, seldom
