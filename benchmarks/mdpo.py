@@ -56,6 +56,7 @@ class Benchmark:
 
     peer: Literal["trl", "none"] = "trl"
     runs: int = 3  # of ours; the fastest counts
+    microbatches: int = 4  # pieces of our pass (the trainer's option): less memory to touch for the first time
     peer_runs: int = 1  # of trl's
     peer_batch: int = 8  # pairs of a trl batch
     prompts: int = 8
@@ -94,19 +95,17 @@ def timed(run: Callable[[], Any], runs: int) -> tuple[Any, float, float]:
 
 
 class Ours:
-    """The compiled pass on packed rows; `share=False` copies the prompt for every judgment (the oracle).
+    """The compiled pass on packed rows; `share=False` copies the prompt for every judgment (the oracle)."""
 
-    The oracle takes one row at a time: all of its copies at once would need tens of gigabytes.
-    """
-
-    def __init__(self, model: Model, params: Any, groups: Sequence[Group], *, share: bool = True) -> None:
+    def __init__(
+        self, model: Model, params: Any, groups: Sequence[Group], *, microbatches: int, share: bool = True
+    ) -> None:
         objective = Pairwise(score=Implicit(beta=BETA))
         objective.check(groups, model)
         shape = packing.fit(groups, share=share)
         rows = packing.stack(packing.pack(groups, shape, share=share).rows)
         self.flops = train_flops(model, rows)
         self.rows, self._params = jax.tree.map(jnp.asarray, rows), params
-        microbatches = 1 if share else rows.tokens.shape[0]
         program = jax.jit(lambda params, rows: gradients(model, objective, params, rows, microbatches))
         start = time.perf_counter()
         self._program = program.lower(params, self.rows).compile()
@@ -235,7 +234,7 @@ def measure(b: Benchmark, config: DecoderConfig = LLAMA) -> dict[str, Any]:
     scores = slot_scores(model, reference, bare, LogProb(), batch=b.prompts)
     groups = [dataclasses.replace(g, ref_logps=s.tolist()) for g, s in zip(bare, scores, strict=True)]
 
-    own = Ours(model, params, groups)
+    own = Ours(model, params, groups, microbatches=b.microbatches)
     own.run()  # the first touches its memory for the first time
     result, seconds, cpu = timed(own.run, b.runs)
     rate = matmul_rate()
@@ -246,7 +245,8 @@ def measure(b: Benchmark, config: DecoderConfig = LLAMA) -> dict[str, Any]:
     out |= {"matmul_gflop_per_s": round(rate / 1e9, 1), "pairs": sum(len(g.pairs) for g in groups)}
     out |= {"load_average": round(load, 2), "cores": os.cpu_count()}
     if b.peer == "none":
-        alone = Ours(model.with_config(remat=True), params, groups, share=False)
+        # One prompt at a time: all of its copies at once would need tens of gigabytes.
+        alone = Ours(model.with_config(remat=True), params, groups, microbatches=b.prompts, share=False)
         apart = difference(result, alone.run())
     else:
         with tempfile.TemporaryDirectory() as temporary:

@@ -11,7 +11,7 @@ import pytest
 from rmjax.models.config import DecoderConfig
 
 TINY = DecoderConfig(vocab=61, layers=2, embed=16, heads=4, kv_heads=2, head_dim=4, mlp=24, tied=False)
-SMALL = dict(runs=1, prompts=2, length=12, samples=4, new=4)
+SMALL = dict(runs=1, microbatches=2, prompts=2, length=12, samples=4, new=4)
 
 
 @pytest.fixture(scope="module")
