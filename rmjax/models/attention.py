@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from rmjax.models import blockwise
-from rmjax.models.blockwise import BLOCK, MASKED, Layout
+from rmjax.models.blockwise import BLOCK, MASKED, WIDE, Layout
 from rmjax.models.layers import softcap as cap_logits
 from rmjax.sharding import RULES
 
@@ -85,11 +85,12 @@ def _by_blocks(q: Array, k: Array, v: Array, layout: Layout, softcap: float, sca
     Its loops have as many turns as there is work, which no automatic partition of them could know.
     """
     t = q.shape[1]
-    more = -t % BLOCK
+    block = WIDE if t % WIDE == 0 and t > WIDE else BLOCK
+    more = -t % block
     fill = lambda x, value=0: jnp.pad(x, ((0, 0), (0, more)) + ((0, 0),) * (x.ndim - 2), constant_values=value)
     q, k, v = fill(q), fill(k), fill(v)
     layout = Layout(fill(layout.positions), fill(layout.group, -1), fill(layout.branch), layout.window)
-    run = lambda q, k, v, layout: blockwise.attend(q, k, v, layout, softcap, scale, BLOCK)
+    run = lambda q, k, v, layout: blockwise.attend(q, k, v, layout, softcap, scale, block)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
 

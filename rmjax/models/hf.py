@@ -16,12 +16,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from safetensors import SafetensorError
 
+from rmjax import json_file
 from rmjax.errors import UserError
-from rmjax.models.config import DecoderConfig
 from rmjax.models.families import ARCHITECTURES, read_config, write_config
 from rmjax.models.heads import Linear
 from rmjax.models.model import Model, Params, lookup, place
-from rmjax.models.tensors import TensorFiles, read_json, write_json, write_tensors
+from rmjax.models.tensors import TensorFiles, read_object, write_tensors
 from rmjax.models.weights import Tensor, ignored, table
 from rmjax.sharding import tree_shardings
 
@@ -39,15 +39,10 @@ def load(path: Path | str, *, mesh: Mesh | None = None) -> tuple[Model, Params]:
     return model, load_params(path, model, mesh=mesh)
 
 
-def load_config(path: Path | str) -> DecoderConfig:
-    """The `DecoderConfig` of a directory (errors: `load`)."""
-    return load_model(path).config
-
-
 def load_model(path: Path | str) -> Model:
     """The model that a directory describes, without its parameters (errors: `load`)."""
     path = _directory(path)
-    raw = read_json(path / "config.json")
+    raw = read_object(path / "config.json")
     config = read_config(raw, str(path / "config.json"))
     if not any(name.endswith("ForSequenceClassification") for name in raw.get("architectures") or ()):
         return Model.of(config)
@@ -131,9 +126,9 @@ def save(
             work.mkdir(parents=True)
         _write_params(work, model, params, np.dtype(DTYPES[dtype]), max_shard)
         if work is not None:
-            write_json(work / "config.json", config)
+            json_file.write(work / "config.json", config)
             if model.head is None:
-                write_json(work / "generation_config.json", {name: config[name] for name in TOKEN_IDS})
+                json_file.write(work / "generation_config.json", {name: config[name] for name in TOKEN_IDS})
             if tokenizer is not None:
                 tokenizer.save_pretrained(work)
             if files is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rmjax import json_file
 from rmjax.errors import UserError
 
 SINGLE = "model.safetensors"
@@ -31,7 +31,7 @@ class TensorFiles(contextlib.AbstractContextManager):
         self._open: dict[str, Any] = {}
         self._listing = INDEX if (path / INDEX).is_file() else SINGLE  # the file that says what there is
         if self._listing == INDEX:
-            self._where = dict(read_json(path / INDEX).get("weight_map", {}))
+            self._where = dict(read_object(path / INDEX).get("weight_map", {}))
         elif (path / SINGLE).is_file():
             self._where = dict.fromkeys(self._handle(SINGLE).keys(), SINGLE)
         else:
@@ -103,21 +103,14 @@ def write_tensors(
         if path is not None:
             save_file(tensors, path / file, metadata={"format": "pt"})
     if path is not None and len(shards) > 1:
-        write_json(path / INDEX, {"metadata": {"total_size": sum(size for _, size in sizes)}, "weight_map": index})
+        json_file.write(path / INDEX, {"metadata": {"total_size": sum(size for _, size in sizes)}, "weight_map": index})
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a model directory; UserError where there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise UserError(f"{path}: missing; a model directory holds config.json and {SINGLE}") from e
-    except (UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise UserError(f"{path}: not JSON ({e}); download it again") from e
+    if not path.exists():
+        raise UserError(f"{path}: missing; a model directory holds config.json and {SINGLE}")
+    value = json_file.read(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: not a JSON object; download it again")
     return value
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
