@@ -62,7 +62,7 @@ def raw_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{path}: cannot be read ({_reason(error)}); check or copy the file again") from None
 
 
-def parse(text: bytes, where: str) -> Any:
+def parse(text: bytes, where: str, *, mend: str = "one JSON object per line is expected") -> Any:
     """One JSON value. Raises UserError for what is not UTF-8 JSON, NaN, infinity, a repeated key, a lone surrogate."""
     try:
         value = json.loads(text.decode(), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
@@ -72,7 +72,7 @@ def parse(text: bytes, where: str) -> Any:
         raise UserError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         short = " ".join(str(error).split())
-        raise UserError(f"{where}: not valid JSON ({short}); one JSON object per line is expected") from None
+        raise UserError(f"{where}: not valid JSON ({short}); {mend}") from None
     return value
 
 

@@ -12,6 +12,7 @@ ORDER = (
     "records",
     "decoding",
     "jsonl",
+    "json_file",
     "sharding",
     "data",
     "models",

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import jinja2
 import transformers
 
-from rmjax import jsonl
+from rmjax import json_file, jsonl
 from rmjax.errors import UserError
 from rmjax.records import Message, Messages
 
@@ -135,8 +135,7 @@ class Chat:
         path = Path(directory) / CONTRACT
         with jsonl.writing(path):
             self.tokenizer.save_pretrained(os.fspath(directory))
-            with jsonl.replacing(path) as file:
-                file.write(json.dumps(self.contract(), indent=2).encode())
+        json_file.write(path, self.contract())
 
     def check(self, directory: str | os.PathLike) -> None:
         """Raises UserError where the contract saved in a directory is another one; a directory without one passes."""
@@ -215,7 +214,7 @@ def _saved(path: str | os.PathLike) -> dict[str, Any] | None:
     file = Path(path) / CONTRACT
     if not file.is_file():
         return None
-    saved = jsonl.parse(file.read_bytes(), str(file))
+    saved = json_file.read(file)
     if not isinstance(saved, dict) or not {"template", "eos"} <= saved.keys():
         raise UserError(f"{file}: not a token contract; copy the export again, or remove the file")
     return saved
@@ -225,7 +224,7 @@ def _generation_eos(path: str | os.PathLike) -> tuple[int, ...]:
     file = Path(path) / "generation_config.json"
     if not file.is_file():
         return ()
-    ids = jsonl.parse(file.read_bytes(), str(file)).get("eos_token_id")
+    ids = json_file.read(file).get("eos_token_id")
     return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 import rmjax
-from rmjax.evaluation.summary import read_json, write_json
+from rmjax import json_file
 
 PACKAGES = (
     "jax",
@@ -56,7 +56,7 @@ class Provenance:
             UserError: the file cannot be written, or is there and broken.
         """
         self._path, self._start = path, time.perf_counter()
-        earlier = read_json(path).get("attempts", []) if path.exists() else []
+        earlier = json_file.read(path).get("attempts", []) if path.exists() else []
         devices = jax.devices()
         self._record: dict[str, Any] = {
             "command": command,
@@ -86,7 +86,7 @@ class Provenance:
 
     def _write(self) -> None:
         self._record["seconds"] = round(sum(a["seconds"] or 0.0 for a in self._record["attempts"]), 3)
-        write_json(self._path, self._record)
+        json_file.write(self._path, self._record)
 
 
 def _now() -> str:

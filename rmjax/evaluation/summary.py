@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rmjax import jsonl
+from rmjax import json_file, jsonl
 from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import Accuracy, ItemScore, Run, over_runs
 
@@ -55,13 +54,6 @@ class Row:
         columns = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
         return {**columns, "ci95": list(self.ci95), **self.extra}
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], where: str) -> Row:
-        """The inverse. Raises UserError where a column is missing or has the wrong type; `where` names the place."""
-        known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
-        columns = {k: v for k, v in value.items() if k in known}
-        return jsonl.decode({**columns, "extra": {k: v for k, v in value.items() if k not in known}}, cls, where)
-
 
 def write_summary(path: Path, rows: Sequence[Row], **facts: Any) -> None:
     """Writes {"rows": [...], **facts} whole.
@@ -74,38 +66,12 @@ def write_summary(path: Path, rows: Sequence[Row], **facts: Any) -> None:
     Raises:
         UserError: the disk is full or the folder not writable, or a value is not JSON (NaN included).
     """
-    write_json(path, {"rows": [row.to_json() for row in rows], **facts})
-
-
-def read_summary(path: Path) -> list[Row]:
-    """The rows of a summary.json. Raises UserError where the file or a column is missing or wrong."""
-    value = read_json(path)
-    if not isinstance(value, dict) or not isinstance(value.get("rows"), list):
-        raise UserError(f'{path}: the field "rows" with a list is missing; is it a summary.json?')
-    return [Row.from_json(row, f"{path}: rows[{i}]") for i, row in enumerate(value["rows"])]
+    json_file.write(path, {"rows": [row.to_json() for row in rows], **facts})
 
 
 def write_scores(path: Path, scores: Sequence[ItemScore]) -> None:
     """Writes per-item scores whole, one line an item, every float at full precision."""
     jsonl.write(path, scores)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes an indented JSON file whole. Raises UserError where it cannot be written or a value is not JSON."""
-    try:
-        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: cannot be written: {error}") from None
-    with jsonl.writing(path), jsonl.replacing(path) as file:
-        file.write(text.encode() + b"\n")
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's value. Raises UserError where it is missing or broken."""
-    try:
-        return jsonl.parse(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmjax import jsonl
+from rmjax import json_file, jsonl
 from rmjax.evaluation.pairwise import ItemScore, from_scores, from_verdicts
-from rmjax.evaluation.summary import write_json
 from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import export_judge
 from rmjax.judging.judge import Judge
@@ -124,7 +123,7 @@ class Bench:
             refined = gfriend.refine(judge, items, judgments, method, seed=round_seed(seed, number), folder=None)
             if place:
                 jsonl.write(place / "graded.jsonl", refined.graded)
-                write_json(place / "table.json", dataclasses.asdict(refined.table))
+                json_file.write(place / "table.json", dataclasses.asdict(refined.table))
             if refined.groups:
                 judge = gfriend.mdpo(judge, refined.groups, method, folder=place, name=f"{entry.name}, round {number}")
             seconds += took + time.perf_counter() - start

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from rmjax import json_file
 from rmjax.errors import UserError
-from rmjax.evaluation.summary import read_json, write_json
 from rmjax.jobs.sources import ModelSource
 from rmjax.judging.judge import Judge
 from rmjax.judging.prompts import JudgePrompt
@@ -22,7 +22,7 @@ def export_judge(path: Path, judge: Judge) -> None:
 
     def files(folder: Path) -> None:
         chat.save(folder)
-        write_json(folder / FILE, {"prompt": dataclasses.asdict(judge.prompt)})
+        json_file.write(folder / FILE, {"prompt": dataclasses.asdict(judge.prompt)})
 
     hf.save(path, judge.model, judge.params, tokenizer=chat.tokenizer, eos=chat.eos, pad=chat.pad, files=files)
 
@@ -33,7 +33,7 @@ def saved_prompt(path: Path) -> JudgePrompt | None:
     if not file.exists():
         return None
     try:
-        fields = read_json(file)["prompt"]
+        fields = json_file.read(file)["prompt"]
         return JudgePrompt(**{**fields, "labels": tuple(fields["labels"])})
     except (KeyError, TypeError) as e:
         raise UserError(f"{file}: not a judge prompt ({e}); export the model again") from e

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from rmjax import jsonl
+from rmjax import json_file, jsonl
 from rmjax.config import to_json
 from rmjax.data.rows import Group
 from rmjax.data.sources import read_demonstrations
 from rmjax.evaluation.pairwise import from_verdicts
 from rmjax.evaluation.provenance import Provenance
-from rmjax.evaluation.summary import write_json, write_scores
+from rmjax.evaluation.summary import write_scores
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import export_judge, load_judge
@@ -144,7 +144,7 @@ class GfriendJob:
         refined = gfriend.refine(judge, train, judgments, self.method, seed=seed, folder=folder)
         jsonl.write(folder / "graded.jsonl", refined.graded)
         jsonl.write(folder / "groups.jsonl", refined.groups)
-        write_json(folder / "table.json", dataclasses.asdict(refined.table))
+        json_file.write(folder / "table.json", dataclasses.asdict(refined.table))
         console.print(refined.table.rich())
         return {"pairs": sum(len(g.pairs) for g in refined.groups), "table": dataclasses.asdict(refined.table)}
 

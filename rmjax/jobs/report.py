@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rmjax import jsonl
+from rmjax import json_file, jsonl
 from rmjax.decoding import decode
 from rmjax.evaluation.calibration import Calibration, calibration
 from rmjax.evaluation.pairwise import ItemScore
 from rmjax.evaluation.sections import Grades, Reading, pick
-from rmjax.evaluation.summary import read_json
 from rmjax.records import Judgment, Preference
 from rmjax.refine.levels import Graded
 from rmjax.refine.refinement import Refinement
@@ -34,7 +33,7 @@ def curves(folders: Mapping[str, Path]) -> dict[str, list[tuple[float, float]]]:
 def grades(folder: Path, refinement: Refinement) -> Grades:
     """What refinement made, from a folder's graded.jsonl and table.json."""
     graded = jsonl.read(folder / "graded.jsonl", Graded)
-    made = decode(read_json(folder / "table.json"), Table, str(folder / "table.json"))
+    made = decode(json_file.read(folder / "table.json"), Table, str(folder / "table.json"))
     how = "1 - rank of PPL" if refinement.score == "rank" else f"exp(-PPL / {refinement.tau:g})"
     context = "given the prompt" if refinement.context == "prompt" else "alone"
     threshold = refinement.threshold if isinstance(refinement.threshold, float) else None

@@ -12,12 +12,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from rmjax import json_file
 from rmjax.config import to_json
 from rmjax.data import packing
 from rmjax.data.chat import Chat
 from rmjax.data.rows import Group
 from rmjax.evaluation.provenance import Provenance
-from rmjax.evaluation.summary import write_json
 from rmjax.jobs.export import export_judge, load_judge, saved_prompt
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.workdir import Workdir
@@ -78,7 +78,8 @@ class VerifyJob:
             *export_checks(judge, self.model, groups_of(judge.chat, items[:4])),
             *sampling_checks(judge, prompts, self.samples),
         ]
-        write_json(work / "summary.json", {"checks": [{**dataclasses.asdict(c), "passed": c.passed} for c in checks]})
+        rows = [{**dataclasses.asdict(c), "passed": c.passed} for c in checks]
+        json_file.write(work / "summary.json", {"checks": rows})
         provenance.finish(contract=judge.chat.contract())
         table = Table("check", "largest difference", "allowed", "", box=None, padding=(0, 2, 0, 0))
         for c in checks:

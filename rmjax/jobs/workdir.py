@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rmjax import json_file
 from rmjax.errors import UserError
-from rmjax.evaluation.summary import read_json, write_json
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
@@ -46,7 +46,7 @@ class Workdir:
         self.identity = {"config": {k: v for k, v in config.items() if k != "only"}, "data": dict(data_hashes)}
         lock = self.path / "identity.json"
         if lock.exists():
-            changed = differences(read_json(lock), json.loads(json.dumps(self.identity)))
+            changed = differences(json_file.read(lock), json.loads(json.dumps(self.identity)))
             changed = [
                 c.replace("--config.", "--").replace("--data.", "content of ")
                 if c.startswith("--data.")
@@ -60,7 +60,7 @@ class Workdir:
                     "repeat its settings to continue it, or give another --workdir"
                 )
         else:
-            write_json(lock, self.identity)
+            json_file.write(lock, self.identity)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -68,7 +68,7 @@ class Workdir:
     def done(self, stage: str) -> Mapping[str, Any] | None:
         """What the stage left when it finished, or None."""
         marker = self.path / stage / "done.json"
-        return read_json(marker) if marker.exists() else None
+        return json_file.read(marker) if marker.exists() else None
 
     def stage(self, name: str, work: Callable[[Path], Mapping[str, Any] | None]) -> Mapping[str, Any]:
         """Runs `work(folder)` unless it has finished before; returns what it returned, with its `seconds`.
@@ -82,7 +82,7 @@ class Workdir:
         start = time.perf_counter()
         result = dict(work(folder) or {})
         result["seconds"] = round(time.perf_counter() - start, 3)
-        write_json(folder / "done.json", result)
+        json_file.write(folder / "done.json", result)
         return result
 
     def require(self, stage: str, needed_by: str) -> None:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmjax import jsonl
+from rmjax import json_file, jsonl
 from rmjax.errors import UserError
 from rmjax.records import Rollout
 
@@ -48,9 +48,7 @@ class Journal:
                 saved = _saved(path, beside)
                 _agree(path, saved, settings, prompts, {id for id, _ in self.known})
                 prompts = {**saved["prompts"], **prompts}
-            text = json.dumps({"settings": settings, "prompts": prompts}, indent=1)
-            with jsonl.writing(beside), jsonl.replacing(beside) as file:
-                file.write(text.encode())
+            json_file.write(beside, {"settings": settings, "prompts": prompts})
         except BaseException:
             self._appender.close()
             raise
@@ -99,7 +97,7 @@ def _sums(params: Any) -> jax.Array:
 def _saved(path: Path, beside: Path) -> dict[str, Any]:
     if not beside.exists():
         raise UserError(f"{path}: holds samples, but {beside.name}, which says how they were made, is missing: {MEND}")
-    return jsonl.parse(beside.read_bytes(), str(beside))
+    return json_file.read(beside)
 
 
 def _agree(

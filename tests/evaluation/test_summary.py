@@ -6,7 +6,7 @@ import pytest
 
 from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import Accuracy
-from rmjax.evaluation.summary import Row, accuracies, groups, read_json, read_summary, write_json, write_summary
+from rmjax.evaluation.summary import Row, accuracies, groups, write_summary
 from rmjax.statistics import t_interval
 
 RESULT = Accuracy(accuracy=0.75, ci95=(0.66, 0.82), n=100, ties=2, unparsed=3)
@@ -48,51 +48,11 @@ def test_the_schema_that_users_read(tmp_path):
         ],
         "testbed": "controlled world",
     }
-    assert read_summary(path) == rows
 
 
 def test_extra_columns_may_not_hide_the_row_s_own():
     with pytest.raises(ValueError, match="accuracy"):
         Row.of(RESULT, method="m", labels=1, seed=0, seconds=1.0, **{"n": 5, "accuracy": 1.0} | {"draw": 0})
-
-
-def test_a_summary_that_is_none_is_refused(tmp_path):
-    path = tmp_path / "summary.json"
-    with pytest.raises(UserError, match="cannot be read"):
-        read_summary(path)
-    path.write_text("{}")
-    with pytest.raises(UserError, match='"rows"'):
-        read_summary(path)
-    path.write_text(
-        '{"rows": [{"method": "m", "labels": 1, "seed": 0, "accuracy": "high", "ci95": [0, 1], "n": 1, "seconds": 1}]}'
-    )
-    with pytest.raises(UserError, match=r"rows\[0\].*accuracy"):
-        read_summary(path)
-    path.write_text('{"rows": [')
-    with pytest.raises(UserError, match="not valid JSON"):
-        read_summary(path)
-
-
-def test_nan_is_not_written_and_the_old_file_stays(tmp_path):
-    path = tmp_path / "summary.json"
-    write_summary(path, [row()])
-    before = path.read_bytes()
-    with pytest.raises(UserError, match="cannot be written"):
-        write_summary(path, [row(accuracy=float("nan"))])
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
-
-
-def test_unwritable_place_is_a_user_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        write_json(tmp_path / "file" / "summary.json", {})
-
-
-def test_json_round_trip(tmp_path):
-    value = {"text": "é \u2028 <b>", "list": [1, 2.5, None]}
-    write_json(tmp_path / "x.json", value)
-    assert read_json(tmp_path / "x.json") == value
 
 
 def test_one_run_keeps_its_interval():

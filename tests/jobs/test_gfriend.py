@@ -10,7 +10,6 @@ import pytest
 from rmjax import jsonl
 from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import ItemScore
-from rmjax.evaluation.summary import read_summary
 from rmjax.jobs.export import load_judge, saved_prompt
 from rmjax.jobs.judge import JudgeJob
 from rmjax.jobs.lengths import Lengths
@@ -26,8 +25,8 @@ def test_every_stage_leaves_its_files(finished):
         assert (work / name).stat().st_size, name
     for name in ("mdpo-1/metrics.jsonl", "evaluate/gfriend.scores.jsonl", "export/rmjax_judge.json", "report.html"):
         assert (work / name).stat().st_size, name
-    rows = read_summary(work / "summary.json")
-    assert [(r.method, r.labels, r.n) for r in rows] == [("SFT judge", 0, 12), ("GFRIEND", 8, 12)]
+    rows = json.loads((work / "summary.json").read_text())["rows"]
+    assert [(r["method"], r["labels"], r["n"]) for r in rows] == [("SFT judge", 0, 12), ("GFRIEND", 8, 12)]
     run = json.loads((work / "run.json").read_text())
     assert run["command"].startswith("python -m rmjax.launch") and len(run["data"]) == 4 and run["seconds"] > 0
     assert run["config"]["method"]["samples"] == 4

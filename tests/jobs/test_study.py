@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from rmjax.errors import UserError
-from rmjax.evaluation.summary import read_summary
 from rmjax.jobs.entries import AsIs, Entry
 from rmjax.jobs.study import Study, best_point, item_outcomes
 from rmjax.methods.bradley_terry import BradleyTerry
@@ -53,13 +52,13 @@ def study(tmp_path_factory) -> Study:
 
 def test_every_cell_is_a_row(study):
     work = Path(study.workdir)
-    rows = read_summary(work / "summary.json")
-    assert [(r.method, r.draw) for r in rows] == [
+    facts = json.loads((work / "summary.json").read_text())
+    rows = facts["rows"]
+    assert [(r["method"], r["draw"]) for r in rows] == [
         ("as it is", 100),
         *((name, draw) for name in ("head", "GFRIEND", "GFRIEND, 2 rounds") for draw in (100, 101)),
     ]
-    assert all(r.n == 8 for r in rows)
-    facts = json.loads((work / "summary.json").read_text())
+    assert all(r["n"] == 8 for r in rows)
     assert facts["testbed"] == "controlled world" and facts["search"]["head, 4 labels"] in ([1e-3, 1], [1e-3, 2])
     assert {c["b"] for c in facts["comparisons"]} == {"head, 4 labels"}
     assert "GFRIEND, 2 rounds" in (work / "report.html").read_text()

@@ -78,7 +78,7 @@ def test_round_trip_and_what_is_beside_the_weights(tmp_path: Path):
     config = json.loads((path / "config.json").read_text())
     assert config.items() >= {**ids, "architectures": ["LlamaForCausalLM"], "dtype": "float32"}.items()
     back, same = hf.load(path)
-    assert back == model and hf.load_config(path) == model.config
+    assert back == model and hf.load_model(path).config == model.config
     assert_same(same, params)
 
 
@@ -238,7 +238,7 @@ def truncate(path: Path) -> None:
 Q = "model.layers.1.self_attn.q_proj.weight"
 WRONG = {
     "no config": (unlink("config.json"), r"config.json: missing; a model directory holds"),
-    "not json": (lambda p: (p / "config.json").write_text("{"), r"config.json: not JSON \("),
+    "not json": (lambda p: (p / "config.json").write_text("{"), r"config.json: not valid JSON \("),
     "not an object": (lambda p: (p / "config.json").write_text("[]"), r"config.json: not a JSON object"),
     "family": (config(model_type="bert"), r"config.json: model_type 'bert' is not supported; supported: llama, mist"),
     "multi-modal": (config(model_type="gemma3"), r"model_type 'gemma3' is the multi-modal model; use a text-only"),
