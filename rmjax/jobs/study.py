@@ -20,7 +20,6 @@ from rich.console import Console
 
 from rmjax import jsonl
 from rmjax.config import to_json
-from rmjax.data.chat import Chat
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.pairwise import ItemScore, accuracy, compare, compare_runs
@@ -29,11 +28,11 @@ from rmjax.evaluation.summary import Row, accuracies, write_scores, write_summar
 from rmjax.evaluation.tables import accuracy_table, comparison_table
 from rmjax.jobs import study_report
 from rmjax.jobs.entries import Bench, Entry, Outcome
-from rmjax.jobs.export import export_judge
+from rmjax.jobs.export import export_judge, load_judge
+from rmjax.jobs.sources import ModelSource
 from rmjax.jobs.workdir import Workdir
 from rmjax.judging.judge import Judge
 from rmjax.methods import gfriend
-from rmjax.models import hf
 from rmjax.records import Preference
 from rmjax.sampling.policy import Sampling
 from rmjax.training.loop import Train
@@ -150,13 +149,15 @@ class Study:
 
         def train(folder: Path) -> None:
             base = self.world.write_base(folder / "base", seed=seed)
-            judge = load_judge(base, self.world, self.max_new_tokens)
+            judge = load(base)
             train = dataclasses.replace(self.sft, seed=seed)
             judge = gfriend.sft(judge, self.world.demonstrations(self.demonstrations, seed=seed), train, folder=folder)
             export_judge(folder / "export", judge)
 
         work.stage(name, train)
-        return load_judge(work / name / "export", self.world, self.max_new_tokens)
+        return load(work / name / "export")
+        sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
+        load = lambda path: load_judge(path, ModelSource(), self.world.prompt(), sampling, seed=0)
 
     def cell(
         self, bench: Bench, entry: Entry, test: Sequence[Preference], draw: int, folder: Path | None = None
@@ -189,16 +190,6 @@ def best_point(entry: Entry, rows: Sequence[dict]) -> tuple[float, int] | None:
         [r["accuracy"] for r in rows if (r["entry"], r["rate"], r["steps"]) == (entry.key, *p)] or [-1.0]
     )
     return max(entry.grid, key=mean) if entry.grid and any(r["entry"] == entry.key for r in rows) else None
-
-
-def load_judge(path: Path, world: JudgeWorld, max_new_tokens: int) -> Judge:
-    """A judge of the world from a Hugging Face directory."""
-    model, params = hf.load(path)
-    chat = Chat.load(path)
-    sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
-    return Judge(
-        model=model, params=params, chat=chat, prompt=world.prompt(), sampling=sampling, seed=0, constrained=False
-    )
 
 
 def line(outcome: Outcome) -> dict:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from rmjax.data import packing
 from rmjax.data.rows import Group, Rows
+from rmjax.objectives.reference import packed_scores
 from rmjax.objectives.scores import hidden_states, token_logps
 
 
@@ -27,27 +26,9 @@ def token_scores(
         One float32 array per sequence, as long as its completion.
     """
     groups = [Group(id=str(i), prompt=p, completions=[c]) for i, (p, c) in enumerate(sequences)]
-    if not groups:
-        return []
-    shape = packing.fit(groups)
-    packed = packing.pack(groups, shape)
-    empty = packing.empty(shape)
-    scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(groups)
-    for start in range(0, len(packed.rows), batch):
-        rows = packed.rows[start : start + batch]
-        logps = np.asarray(_program(model)(params, packing.stack(rows + [empty] * (batch - len(rows)))))
-        for line, members in zip(logps, packed.members[start : start + batch], strict=False):
-            ends = np.cumsum([len(sequences[k][1]) for k in members])
-            for k, end in zip(members, ends, strict=True):
-                scores[k] = line[end - len(sequences[k][1]) : end]
-    return scores
+    return packed_scores(model, params, groups, _logps, [len(c) for _, c in sequences], batch=batch)
 
 
-@functools.lru_cache(maxsize=8)
-def _program(model: Any) -> Any:
-    @jax.jit
-    def score(params: Any, rows: Rows) -> jax.Array:
-        module = model.bind(params)
-        return token_logps(module, hidden_states(module, rows), rows)
-
-    return score
+def _logps(model: Any, params: Any, rows: Rows) -> jax.Array:
+    module = model.bind(params)
+    return token_logps(module, hidden_states(module, rows), rows)

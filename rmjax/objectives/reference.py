@@ -1,4 +1,4 @@
-"""Scores of candidates on disk-shaped data: one number per completion, by packed forward passes."""
+"""Scores of candidates on disk-shaped data, by packed forward passes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,31 @@ def slot_scores(
     model: Any, params: Any, groups: Sequence[Group], score: Any, *, batch: int = 16, length: int = 0
 ) -> list[np.ndarray]:
     """One float32 array per group: the score of each of its completions, in order."""
+    counts = [len(group.completions) for group in groups]
+    return packed_scores(model, params, groups, score, counts, batch=batch, length=length)
+
+
+def packed_scores(
+    model: Any,
+    params: Any,
+    groups: Sequence[Group],
+    score: Any,
+    counts: Sequence[int],
+    *,
+    batch: int,
+    length: int = 0,
+) -> list[np.ndarray]:
+    """What a score of rows says of each group.
+
+    Args:
+        score: (model, params, rows) -> float32 [b, k], a row's groups one after the other; hashable.
+        counts: how many of the k numbers each group has.
+        batch: packed rows per forward pass.
+        length: tokens of a row; 0: what the longest group needs.
+
+    Returns:
+        One float32 array of `counts` numbers per group.
+    """
     if not groups:
         return []
     shape = packing.fit(groups, length=length)
@@ -29,8 +54,8 @@ def slot_scores(
         for line, members in zip(values, packed.members[start : start + batch], strict=False):
             first = 0
             for k in members:
-                out[k] = line[first : first + len(groups[k].completions)]
-                first += len(groups[k].completions)
+                out[k] = line[first : first + counts[k]]
+                first += counts[k]
     return out
 
 

@@ -73,15 +73,3 @@ def gradients(
 def _split(microbatches: int, x: jax.Array) -> jax.Array:
     """[b, ...] -> [microbatches, b / microbatches, ...], with a stride, so that every device keeps its own rows."""
     return jnp.swapaxes(x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:]), 0, 1)
-
-
-@functools.lru_cache(maxsize=64)
-def eval_step(model: Any, objective: Objective) -> Callable[[Any, Rows], dict[str, Mean]]:
-    """Returns `step(params, rows) -> metrics`, jitted: the objective without its gradient."""
-
-    @jax.jit
-    def step(params: Any, rows: Rows) -> dict[str, Mean]:
-        out = objective(model, params, rows)
-        return {"loss": out.loss, **out.metrics}
-
-    return step

@@ -20,7 +20,7 @@ from rmjax.objectives.sft import Sft
 from rmjax.training import loop
 from rmjax.training.flops import body_size, measured_peak, train_flops
 from rmjax.training.loop import Train, fit
-from rmjax.training.step import eval_step, train_step
+from rmjax.training.step import train_step
 
 FREE = dataclasses.replace(TRAIN, save_every=0)
 FAST = dataclasses.replace(TRAIN.optimizer, learning_rate=0.01)
@@ -29,7 +29,7 @@ FAST = dataclasses.replace(TRAIN.optimizer, learning_rate=0.01)
 def loss(objective, model, params, data) -> float:
     shape = packing.fit(data)
     rows = packing.stack(packing.pack(data, shape).rows)
-    return float(eval_step(model, objective)(params, rows)["loss"].value())
+    return float(objective(model, params, rows).loss.value())
 
 
 def read(folder):
