@@ -13,6 +13,7 @@ ORDER = (
     "decoding",
     "jsonl",
     "json_file",
+    "progress",
     "sharding",
     "data",
     "models",

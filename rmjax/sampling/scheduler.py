@@ -14,13 +14,13 @@ import numpy as np
 
 from rmjax.errors import UserError
 from rmjax.models.model import Model
+from rmjax.progress import Meter
 from rmjax.records import Rollout
 from rmjax.sampling.draws import words
 from rmjax.sampling.engine import ROUND, Limits, State, engine_of
 from rmjax.sampling.journal import Journal, digest, settings_of
 from rmjax.sampling.layout import Layout, Need, layouts
 from rmjax.sampling.policy import Sampling
-from rmjax.sampling.progress import Meter
 from rmjax.sampling.stops import Stops
 from rmjax.sampling.table import Job, Sample, Table
 
@@ -111,7 +111,7 @@ class Sampler:
         with contextlib.ExitStack() as stack:
             if journal is not None:
                 stack.callback(journal.close)
-            meter = stack.enter_context(Meter(label, sum(map(len, missing.values())), quiet=self._quiet))
+            meter = stack.enter_context(Meter(label, sum(map(len, missing.values())), "samples", quiet=self._quiet))
             for rollout in self._sample(asked, missing, meter):
                 known[rollout.id, rollout.index] = rollout
                 if journal is not None:
@@ -176,7 +176,8 @@ class Sampler:
             complete = table.collect(drawn, ended)
             lengths += [len(sample.tokens) for sample in complete]
             usual = np.mean(lengths) if lengths else limit
-            meter.update(int(drawn.counts.sum()), len(complete), float(np.minimum(table.lengths / usual, 0.9).sum()))
+            under_way = float(np.minimum(table.lengths / usual, 0.9).sum())
+            meter.update(len(complete), int(drawn.counts.sum()), share=under_way)
         yield complete
 
     def _read(self, state: State, layout: Layout, entered: Sequence[tuple[int, Job]]) -> State:

@@ -21,7 +21,7 @@ import numpy as np
 
 from rmjax.data.rows import Group
 from rmjax.errors import UserError
-from rmjax.training.progress import say
+from rmjax.progress import say
 from rmjax.training.state import TrainState
 
 

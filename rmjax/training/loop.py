@@ -20,11 +20,11 @@ from rmjax.data.rows import Group, Rows
 from rmjax.errors import UserError
 from rmjax.objectives.base import Objective
 from rmjax.sharding import RULES, spec
+from rmjax.progress import Meter, say
 from rmjax.training.checkpoint import Checkpoints, checksum, describe, fingerprint
 from rmjax.training.flops import measured_peak, train_flops
 from rmjax.training.metrics import Log, Window, Work
 from rmjax.training.optimizer import Optimizer, transform
-from rmjax.training.progress import Meter, say
 from rmjax.training.recorder import Recorder
 from rmjax.training.state import abstract_state, current_mesh, new_state
 from rmjax.training.step import train_step
@@ -115,7 +115,7 @@ def fit(
 
     with (
         Log(folder if jax.process_index() == 0 else None, start) as log,
-        Meter(name, start, data.total, quiet=train.quiet or jax.process_index() > 0) as meter,
+        Meter(name, data.total, "steps", start=start, quiet=train.quiet or jax.process_index() > 0) as meter,
         Termination(active=checkpoints is not None) as termination,
         checkpoints or contextlib.nullcontext(),
     ):

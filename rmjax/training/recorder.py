@@ -9,8 +9,8 @@ import jax
 
 from rmjax.errors import UserError
 from rmjax.objectives.base import Mean
+from rmjax.progress import Meter
 from rmjax.training.metrics import Log, Speed, Window, Work
-from rmjax.training.progress import Meter
 
 
 class Recorder:
@@ -39,7 +39,7 @@ class Recorder:
         self.window.add(metrics)
         self.speed.add(work)
         loss = metrics["loss"]
-        self._meter.update(step, loss.total / max(loss.weight, 1e-9), work.tokens)
+        self._meter.update(1, work.tokens, note=f"loss {loss.total / max(loss.weight, 1e-9):.4f}")
         if step % self._every == 0 or step == self._total:
             values = {"learning_rate": rate, **self.window.take()}
             self._log.write(step, {f"train/{k}": v for k, v in values.items()} | self.speed.take())
