@@ -101,7 +101,11 @@ def write_tensors(
         index |= dict.fromkeys(names, file)
         tensors = {name: get(name) for name in names}
         if path is not None:
+            # save_file puts a temporary file in its place, which only its owner may read: keep the usual mode.
+            (path / file).touch()
+            mode = (path / file).stat().st_mode
             save_file(tensors, path / file, metadata={"format": "pt"})
+            (path / file).chmod(mode)
     if path is not None and len(shards) > 1:
         json_file.write(path / INDEX, {"metadata": {"total_size": sum(size for _, size in sizes)}, "weight_map": index})
 

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,6 +184,17 @@ def test_a_save_replaces_the_older_model_or_leaves_it(saved: Path, monkeypatch: 
     hf.save(saved, model, more)
     assert_same(hf.load_params(saved, model), more)
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize("max_shard", [5 * 2**30, 1000])
+def test_files_have_the_usual_mode(tmp_path: Path, max_shard: int):
+    before = os.umask(0o027)
+    try:
+        path = hf.save(tmp_path / "m", *new(), max_shard=max_shard)
+    finally:
+        os.umask(before)
+    modes = {f.name: f.stat().st_mode & 0o777 for f in path.iterdir()}
+    assert modes == dict.fromkeys(modes, 0o640)
 
 
 def test_what_cannot_be_saved(tmp_path: Path):
