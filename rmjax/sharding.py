@@ -9,6 +9,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rmjax.errors import UserError
+
 MESH_AXES = ("data", "fsdp", "tensor")
 RULES: Mapping[str, Any] = {
     "batch": ("data", "fsdp"),
@@ -41,6 +43,22 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(axes))
 
 
-def tree_shardings(axes: Any, mesh: Mesh) -> Any:
-    """A tree of logical axis tuples -> a tree of NamedShardings."""
-    return jax.tree.map(lambda a: NamedSharding(mesh, spec(a)), axes, is_leaf=lambda a: isinstance(a, tuple))
+def tree_shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
+    """Trees of logical axis tuples and of the arrays' shapes -> a tree of NamedShardings.
+
+    Raises:
+      UserError: a mesh axis does not divide a dimension that lies over it.
+    """
+    uneven = {}
+
+    def sharding(names: tuple[str | None, ...], x: Any) -> NamedSharding:
+        for name, size in zip(names, x.shape, strict=True):
+            axis = RULES.get(name)
+            if axis is not None and size % mesh.shape[axis]:
+                uneven[f"{axis}={mesh.shape[axis]} does not divide {name}={size}"] = None
+        return NamedSharding(mesh, spec(names))
+
+    out = jax.tree.map(sharding, axes, shapes, is_leaf=lambda a: isinstance(a, tuple))
+    if uneven:
+        raise UserError(f"devices: {', '.join(uneven)} of the model: choose a mesh whose axes divide them")
+    return out

@@ -62,7 +62,7 @@ def load_params(path: Path | str, model: Model, *, mesh: Mesh | None = None) -> 
       UserError: a missing or unexpected tensor, or one of another shape, by its file and name.
     """
     path = _directory(path)
-    shardings = None if mesh is None else tree_shardings(model.axes, mesh)
+    shardings = None if mesh is None else tree_shardings(model.axes, model.shapes, mesh)
     params: Params = {}
     with TensorFiles(path) as files:
         used = {"lm_head.weight"} if model.config.tied else set()  # some files hold the tied table twice

@@ -20,7 +20,7 @@ from rmjax.models.config import DecoderConfig
 from rmjax.models.decoder import Decoder
 from rmjax.models.heads import HeadConfig
 from rmjax.models.layers import Init
-from rmjax.sharding import spec
+from rmjax.sharding import tree_shardings
 
 Params = Any  # nested dicts of arrays: {"decoder": {...}, "head": {...}}
 
@@ -99,12 +99,12 @@ class Model:
 
     def _draw(self, key: Array, inits: Any, shapes: Any, mesh: Mesh | None) -> Params:
         seed = [int(word) for word in jax.random.key_data(key).ravel()]
+        shardings = None if mesh is None else tree_shardings(self.axes, self.shapes, mesh)
 
         def draw(path: Any, init: Init, shape: jax.ShapeDtypeStruct) -> Array:
             names = [k.key for k in path]
             rng = np.random.default_rng([*seed, zlib.crc32(".".join(names).encode())])
-            sharding = None if mesh is None else NamedSharding(mesh, spec(lookup(self.axes, names)))
-            return place(init(rng, shape.shape), sharding)
+            return place(init(rng, shape.shape), None if shardings is None else lookup(shardings, names))
 
         return jax.tree_util.tree_map_with_path(draw, inits, shapes)
 

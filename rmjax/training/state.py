@@ -44,7 +44,7 @@ def state_shardings(model: Any, tx: optax.GradientTransformation, mesh: Mesh) ->
 
     Computed whole before anything is allocated: `jax.jit(tx.init)` by itself puts the moments on one device.
     """
-    params, everywhere = tree_shardings(model.axes, mesh), NamedSharding(mesh, P())
+    params, everywhere = tree_shardings(model.axes, model.shapes, mesh), NamedSharding(mesh, P())
     shapes = state_shapes(model, tx).opt_state
     opt_state = optax.tree.map_params(tx, lambda _, s: s, shapes, params, transform_non_params=lambda _: everywhere)
     return TrainState(everywhere, params, opt_state)

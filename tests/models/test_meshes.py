@@ -5,6 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import pytest
+from jax.sharding import AbstractMesh
+
+from rmjax.errors import UserError
+from rmjax.models import hf
+from rmjax.models.config import DecoderConfig
+from rmjax.models.heads import Linear
+from rmjax.models.model import Model
+from rmjax.sharding import MESH_AXES
+from rmjax.training.optimizer import Optimizer, transform
+from rmjax.training.state import state_shardings
+
 PROGRAM = """
 import dataclasses
 import sys
@@ -47,6 +60,28 @@ jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expe
 jax.tree.map(np.testing.assert_array_equal, back, params)
 assert jax.tree.map(lambda x: x.sharding, back) == jax.tree.map(lambda x: x.sharding, spread)
 """
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((1, 1, 4), "tensor=4 does not divide kv_heads=2"),
+        ((1, 1, 8), "tensor=8 does not divide kv_heads=2, tensor=8 does not divide heads=4"),
+        ((1, 8, 1), "fsdp=8 does not divide embed=20"),
+    ],
+)
+def test_a_mesh_that_does_not_divide_the_model_is_refused(tmp_path: Path, shape: tuple[int, int, int], said: str):
+    config = DecoderConfig(vocab=64, layers=1, embed=20, heads=4, kv_heads=2, head_dim=8, mlp=24)
+    model = Model.of(config, Linear())
+    saved = hf.save(tmp_path / "m", model, model.init(jax.random.key(0)))
+    mesh = AbstractMesh(shape, MESH_AXES)  # is refused before anything is put on a device
+    for use in (
+        lambda: model.init(jax.random.key(0), mesh=mesh),
+        lambda: hf.load(saved, mesh=mesh),
+        lambda: state_shardings(model, transform(Optimizer().direction, model), mesh),
+    ):
+        with pytest.raises(UserError, match=f"^devices: {said} of the model: choose [^\n]+$"):
+            use()
 
 
 def test_eight_devices_are_one(tmp_path: Path):
