@@ -11,6 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from rmjax import json_file, jsonl
+from rmjax.bounds import LAST_SEED, require
 from rmjax.config import to_json
 from rmjax.data.rows import Group
 from rmjax.data.sources import read_demonstrations
@@ -29,7 +30,7 @@ from rmjax.judging.prompts import JSON_JUDGE, JudgePrompt
 from rmjax.judging.verdicts import Labels
 from rmjax.methods import gfriend
 from rmjax.methods.gfriend import Gfriend, round_seed
-from rmjax.records import Judgment, Preference, content_id
+from rmjax.records import Demonstration, Judgment, Preference, content_id
 from rmjax.sampling.journal import fingerprint
 from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
@@ -60,6 +61,9 @@ class GfriendJob:
         ""  # run one stage (of every round) alone
     )
 
+    def __post_init__(self) -> None:
+        require("", self, "seed", least=0, most=LAST_SEED)
+
     def run(self, command: str = "") -> None:
         """Runs every stage that is not done, on all devices."""
         with self.devices.use():
@@ -70,11 +74,14 @@ class GfriendJob:
         train, held, hashes = self.data.load()
         base = self.model.directory()
         judge = self.judge(base)
-        train = self.lengths.fitting(judge, train, policy=self.lengths.train, what="training pairs")
+        hints = self.method.refinement.hints > 0
+        train = self.lengths.fitting(judge, train, policy=self.lengths.train, what="training pairs", hints=hints)
         held = self.lengths.fitting(judge, held, policy=self.lengths.evaluation, what="held-out pairs")
+        demonstrations = []
         if self.demonstrations:
             found = read_demonstrations(self.demonstrations)
             hashes[self.demonstrations] = content_id((), *(d.id for d in found))
+            demonstrations = self.lengths.demonstrations(judge, found, row=self.sft.length)
         if self.evaluation.constrained or self.method.constrained:
             Labels.of(judge.chat, self.prompt).require_forced(self.prompt)
         if any(p.margin is not None for p in train):
@@ -84,7 +91,7 @@ class GfriendJob:
         work = Workdir(self.workdir, to_json(self), hashes)
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
 
-        self.stage(work, "sft", "", lambda folder: self.sft_stage(base, folder))
+        self.stage(work, "sft", "", lambda folder: self.sft_stage(base, demonstrations, folder))
         policy, previous = work / "sft" / "export", "sft"
         for number in range(1, self.method.rounds + 1):
             names = [f"{name}-{number}" for name in ("sample", "refine", "mdpo")]
@@ -119,15 +126,14 @@ class GfriendJob:
         """The judge of an exported policy, with the method's sampling."""
         return load_judge(path, self.model, self.prompt, self.method.sampling, seed=self.seed)
 
-    def sft_stage(self, base: Path, folder: Path) -> Mapping[str, Any]:
+    def sft_stage(self, base: Path, demonstrations: Sequence[Demonstration], folder: Path) -> Mapping[str, Any]:
         judge = self.judge(base)
-        found = read_demonstrations(self.demonstrations) if self.demonstrations else []
-        if found:
-            judge = gfriend.sft(judge, found, dataclasses.replace(self.sft, seed=self.seed), folder=folder)
+        if demonstrations:
+            judge = gfriend.sft(judge, demonstrations, dataclasses.replace(self.sft, seed=self.seed), folder=folder)
         else:
             console.print("no --demonstrations: SFT is skipped, the model itself is the first judge and the reference")
         export_judge(folder / "export", judge)
-        return {"demonstrations": len(found)}
+        return {"demonstrations": len(demonstrations)}
 
     def sample_stage(self, policy: Path, train: Sequence[Preference], number: int, folder: Path) -> Mapping[str, Any]:
         judge = self.judge(policy)

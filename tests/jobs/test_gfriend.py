@@ -92,7 +92,7 @@ def test_judge_job_reads_the_exported_prompt(finished, files, tmp_path):
 
 def test_over_long_pairs(job, tmp_path):
     short = dataclasses.replace(job, workdir=str(tmp_path / "w"), lengths=Lengths(max_length=40))
-    with pytest.raises(UserError, match="training pairs: 8 of 8 pairs are too long"):
+    with pytest.raises(UserError, match="training pairs: 8 of 8 are too long"):
         short.run("")
 
 
