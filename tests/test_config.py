@@ -24,6 +24,12 @@ def test_override_is_typed_and_nested():
     assert job.model.path == "x" and job.method.samples == 4
 
 
+def test_losses_for_wrong_labels_are_flags():
+    flags = ["--method.objective.loss", "robust", "--method.objective.label-smoothing", "0.1"]
+    objective = config.override(config.load("gfriend"), flags, name="gfriend").method.objective
+    assert (objective.loss, objective.label_smoothing) == ("robust", 0.1)
+
+
 def test_wrong_field_names_the_right_ones(capsys):
     with pytest.raises(SystemExit) as stop:
         config.override(config.load("gfriend"), ["--method.sample", "4"], name="gfriend")

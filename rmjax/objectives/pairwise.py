@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rmjax.bounds import require
 from rmjax.data.rows import Group, Rows
 from rmjax.errors import UserError
 from rmjax.objectives.base import LossOutput, Mean
@@ -47,6 +48,11 @@ def robust_loss(delta: Pairs, smooth: Pairs) -> Pairs:
     return ((1.0 - smooth) * jax.nn.softplus(-delta) - smooth * jax.nn.softplus(delta)) / (1.0 - 2.0 * smooth)
 
 
+def either_flip(smooth: Any, label_smoothing: float) -> Any:
+    """a (1 - s) + s (1 - a): the probability that exactly one of two independent flips happens; a for s = 0."""
+    return smooth * (1.0 - label_smoothing) + label_smoothing * (1.0 - smooth)
+
+
 def hinge_loss(delta: Pairs) -> Pairs:
     """relu(1 - delta): SLiC's calibration loss on rewards (arXiv:2309.06657, eq. 8); TRL's `hinge`."""
     return jax.nn.relu(1.0 - delta)
@@ -65,9 +71,11 @@ def ipo_loss(delta: Pairs, *, beta: float) -> Pairs:
 class Pairwise:
     """The weighted pairwise loss on packed rows, any score, with optional auxiliary terms.
 
-    `sft` adds, per pair and under the pair's weight, the mean negative log-probability per token of the better
-    candidate (arXiv:2404.19733, eq. 1). `center` adds (score_i + score_j)^2 of unweighted pairs' scores, TRL's
-    `center_rewards_coefficient`; only a scalar head has the free constant that it pins down.
+    `label_smoothing` is TRL's: the probability that any label is wrong. A label is flipped by it or by its own column
+    a, independently: a' = a (1 - s) + s (1 - a). `sft` adds, per pair and under the pair's weight, the mean negative
+    log-probability per token of the better candidate (arXiv:2404.19733, eq. 1). `center` adds (score_i + score_j)^2 of
+    unweighted pairs' scores, TRL's `center_rewards_coefficient`; only a scalar head has the free constant that it pins
+    down.
 
     Metrics carry TRL's names. For `Implicit`: rewards/chosen, rewards/rejected, rewards/accuracies, rewards/margins,
     logps/chosen, logps/rejected; for scalar scores: accuracy, margin, mean_reward, min_reward, max_reward. They count
@@ -77,6 +85,7 @@ class Pairwise:
     score: Score = dataclasses.field(default_factory=Implicit)
     loss: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
     normalise: Literal["weight", "count"] = "weight"
+    label_smoothing: float = 0.0  # probability that a label is wrong, for sigmoid (conservative DPO) and robust
     sft: float = 0.0
     center: float = 0.0
 
@@ -85,8 +94,15 @@ class Pairwise:
             raise UserError(f"loss={self.loss!r}: not one of sigmoid, ipo, hinge, robust")
         if self.normalise not in ("weight", "count"):
             raise UserError(f"normalise={self.normalise!r}: not one of weight, count")
-        if not self.sft >= 0 or not self.center >= 0:
-            raise UserError(f"sft={self.sft}, center={self.center}: coefficients must not be negative")
+        if self.label_smoothing and not self.smoothed:
+            raise UserError(
+                f"label_smoothing={self.label_smoothing}: loss={self.loss!r} ignores it; use sigmoid or robust, or 0"
+            )
+        if not self.allows(self.label_smoothing):
+            raise UserError(
+                f"label_smoothing={self.label_smoothing}: must lie in {self.probabilities} for loss={self.loss!r}"
+            )
+        require("objective.", self, "sft", "center", least=0)
         if self.center and isinstance(self.score, Implicit):
             raise UserError(f"center={self.center}: centring is for scalar heads; set it to 0 with the implicit score")
 
@@ -95,15 +111,13 @@ class Pairwise:
 
         Raises:
           UserError: no pairs at all; a column that is not as long as the pairs; a weight that is negative or not
-            finite; a smoothing outside [0, 1] (robust: [0, 0.5)) or under a loss without smoothing; no reference
-            log-probabilities (Implicit); no reward head (Scalar).
+            finite; a smoothing, alone or combined with `label_smoothing`, outside [0, 1] (robust: [0, 0.5)) or under
+            a loss without smoothing; no reference log-probabilities (Implicit); no reward head (Scalar).
         """
         groups = list(groups)
         self.score.check(groups, model)
         if not any(len(g.pairs) for g in groups):
             raise UserError(f"no pairs in any of {len(groups)} groups: nothing to train on")
-        smoothed = self.loss in ("sigmoid", "robust")
-        limit = "[0, 0.5)" if self.loss == "robust" else "[0, 1]"
         for g in groups:
             for name in ("weight", "margin", "smooth"):
                 column = getattr(g, name)
@@ -113,15 +127,34 @@ class Pairwise:
                 if bad:
                     raise UserError(f"group {g.id!r}: {name}={bad[0]}: must be finite, and a weight not negative")
             for a in g.smooth:
-                if a and not smoothed:
+                if a and not self.smoothed:
                     raise UserError(
                         f"group {g.id!r}: smooth={a}, but loss={self.loss!r} ignores smoothing: use sigmoid or robust"
                     )
-                if not (0 <= a < 0.5 if self.loss == "robust" else 0 <= a <= 1):
-                    raise UserError(f"group {g.id!r}: smooth={a}: must lie in {limit} for loss={self.loss!r}")
+                both = either_flip(a, self.label_smoothing)
+                if not (self.allows(a) and self.allows(both)):
+                    more = f" (with label_smoothing={self.label_smoothing}: {both})" if self.label_smoothing else ""
+                    raise UserError(
+                        f"group {g.id!r}: smooth={a}{more}: must lie in {self.probabilities} for loss={self.loss!r}"
+                    )
+
+    @property
+    def smoothed(self) -> bool:
+        """Whether the loss knows that labels may be wrong."""
+        return self.loss in ("sigmoid", "robust")
+
+    @property
+    def probabilities(self) -> str:
+        """The interval in which the probability of a wrong label must lie, in words."""
+        return "[0, 0.5)" if self.loss == "robust" else "[0, 1]"
+
+    def allows(self, smooth: float) -> bool:
+        """Whether the loss can take this probability of a wrong label."""
+        return 0 <= smooth < 0.5 if self.loss == "robust" else 0 <= smooth <= 1
 
     def per_pair(self, delta: Pairs, smooth: Pairs) -> Pairs:
-        """f(delta, smooth), float32, unweighted."""
+        """f(delta, smooth and `label_smoothing`), float32, unweighted."""
+        smooth = either_flip(smooth, self.label_smoothing)
         match self.loss:
             case "sigmoid":
                 return sigmoid_loss(delta, smooth)

@@ -6,6 +6,7 @@ Dimensions: b rows, t tokens, n scored tokens, c candidate slots, d model, v voc
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -128,7 +129,7 @@ class Implicit(Score):
     needs_logps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.beta > 0:
+        if not 0 < self.beta < math.inf:
             raise UserError(f"beta={self.beta}: must be above 0 (usual: 0.05 to 0.5)")
 
     def of(self, module: Any, hidden: Any, logps: Float[Array, "b c"], rows: Rows) -> Float[Array, "b c"]:

@@ -11,7 +11,7 @@ from loss_oracle import example_groups, logp64, model, reward64, to_rows, unshar
 
 from rmjax.data.rows import Group
 from rmjax.errors import UserError
-from rmjax.objectives.pairwise import Pairwise, hinge_loss, ipo_loss, robust_loss, sigmoid_loss
+from rmjax.objectives.pairwise import Pairwise, either_flip, hinge_loss, ipo_loss, robust_loss, sigmoid_loss
 from rmjax.objectives.scores import Implicit, LogProb, Scalar
 from rmjax.training.step import gradients
 
@@ -73,6 +73,27 @@ def test_formulas_of_trl():
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=2e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("loss", ["sigmoid", "robust"])
+def test_label_smoothing_of_trl(loss):
+    """TRL 1.16 dpo_trainer: `label_smoothing` in terms of h = beta * (log-ratio difference)."""
+    torch = pytest.importorskip("torch")
+    logsig, h, eps = torch.nn.functional.logsigmoid, torch.linspace(-8, 8, 33, dtype=torch.float64), 0.2
+    theirs = {
+        "sigmoid": -logsig(h) * (1 - eps) - logsig(-h) * eps,
+        "robust": (-logsig(h) * (1 - eps) + logsig(-h) * eps) / (1 - 2 * eps),
+    }[loss]
+    ours = Pairwise(loss=loss, label_smoothing=eps).per_pair(jnp.asarray(h.numpy(), jnp.float32), jnp.zeros(33))
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=2e-5, atol=1e-5)
+
+
+def test_robust_is_unbiased_under_both_flips():
+    """The column's flip and label_smoothing's are independent: the four outcomes average to the clean loss."""
+    delta, a, s = jnp.linspace(-3, 3, 7), 0.3, 0.1
+    loss = lambda delta: Pairwise(loss="robust", label_smoothing=s).per_pair(delta, jnp.full(7, a))
+    right = (1 - a) * (1 - s) + a * s
+    close(right * loss(delta) + (1 - right) * loss(-delta), jax.nn.softplus(-delta))
+
+
 def test_robust_is_unbiased_under_flips():
     delta, a = jnp.linspace(-3, 3, 7), 0.3
     noisy = (1 - a) * robust_loss(delta, a) + a * robust_loss(-delta, a)
@@ -102,6 +123,7 @@ def oracle(params, groups, objective: Pairwise):
         for i, (a, b) in enumerate(g.pairs):
             w = g.weight[i] if g.weight else 1.0
             m, e = (g.margin[i], g.smooth[i]) if g.margin else (0.0, 0.0)
+            e = e * (1 - objective.label_smoothing) + (1 - e) * objective.label_smoothing
             d = scores[a] - scores[b] - m
             up, down = jnp.log1p(jnp.exp(-d)), jnp.log1p(jnp.exp(d))
             loss = {
@@ -119,6 +141,8 @@ OBJECTIVES = [
     Pairwise(),
     Pairwise(normalise="count", sft=0.3),
     Pairwise(loss="robust", score=Implicit(beta=0.5, length_normalised=True)),
+    Pairwise(label_smoothing=0.15),
+    Pairwise(loss="robust", label_smoothing=0.1),
     Pairwise(loss="hinge"),
     Pairwise(loss="ipo", score=Implicit(beta=0.2, length_normalised=True)),
     Pairwise(score=Scalar(), center=0.01),
@@ -126,7 +150,9 @@ OBJECTIVES = [
 ]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: f"{o.loss}-{type(o.score).__name__}-{o.sft}")
+@pytest.mark.parametrize(
+    "objective", OBJECTIVES, ids=lambda o: f"{o.loss}-{type(o.score).__name__}-{o.sft}-{o.label_smoothing}"
+)
 def test_packed_is_unshared_is_oracle(objective):
     m = model(isinstance(objective.score, Scalar))
     params, groups = m.init(jax.random.key(1)), example_groups()
@@ -143,6 +169,22 @@ def test_packed_is_unshared_is_oracle(objective):
     assert float(out_lone.loss.value()) == pytest.approx(float(want), rel=1e-5)
     close(packed, want_grad, rtol=1e-3, atol=2e-5)
     close(lone, want_grad, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "robust"])
+def test_label_smoothing_is_a_constant_column(setup, loss):
+    m, params, groups = setup
+    bare = [dataclasses.replace(g, smooth=()) for g in groups]
+    column = [dataclasses.replace(g, smooth=[0.2] * len(g.pairs)) for g in groups]
+    run = lambda groups, s: gradients(m, Pairwise(loss=loss, label_smoothing=s), params, to_rows([groups]))
+    (grads, out), (want_grads, want) = run(bare, 0.2), run(column, 0.0)
+    close(grads, want_grads)
+    assert float(out.loss.value()) == pytest.approx(float(want.loss.value()), rel=1e-6)
+
+
+def test_no_label_smoothing_is_the_column_itself():
+    column = jnp.linspace(0, 1, 101)
+    np.testing.assert_array_equal(either_flip(column, 0.0), column)
 
 
 def test_every_parameter_learns(setup):
@@ -239,6 +281,8 @@ GOOD = Group(id="g7", prompt=[1], completions=[[2], [3]], ref_logps=[-1.0, -1.0]
         (Pairwise(loss="hinge"), {"smooth": (0.1,)}, ["g7", "smooth=0.1", "hinge"]),
         (Pairwise(loss="robust"), {"smooth": (0.5,)}, ["g7", "0.5", "robust"]),
         (Pairwise(), {"smooth": (1.5,)}, ["g7", "1.5"]),
+        (Pairwise(label_smoothing=0.5), {"smooth": (1.5,)}, ["g7", "smooth=1.5", "label_smoothing=0.5"]),
+        (Pairwise(loss="robust", label_smoothing=0.1), {"smooth": (0.5,)}, ["g7", "smooth=0.5", "0.1: 0.5"]),
     ],
 )
 def test_unusable_columns_are_refused(objective, change, words):
@@ -259,8 +303,17 @@ def test_scalar_needs_a_head():
         lambda: Pairwise(loss="dpo"),
         lambda: Pairwise(normalise="mean"),
         lambda: Pairwise(sft=-1.0),
+        lambda: Pairwise(sft=math.inf),
+        lambda: Pairwise(score=Scalar(), center=math.nan),
         lambda: Pairwise(center=0.1),
+        lambda: Pairwise(loss="ipo", label_smoothing=0.1),
+        lambda: Pairwise(loss="hinge", label_smoothing=0.1),
+        lambda: Pairwise(loss="robust", label_smoothing=0.5),
+        lambda: Pairwise(label_smoothing=1.1),
+        lambda: Pairwise(label_smoothing=-0.1),
+        lambda: Pairwise(label_smoothing=math.nan),
         lambda: Implicit(beta=0.0),
+        lambda: Implicit(beta=math.inf),
     ],
 )
 def test_impossible_options_are_refused(make):
