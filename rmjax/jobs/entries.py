@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmjax import json_file, jsonl
+from rmjax.bounds import require
 from rmjax.evaluation.pairwise import ItemScore, from_scores, from_verdicts
 from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import export_judge
@@ -17,6 +18,7 @@ from rmjax.methods.bradley_terry import BradleyTerry
 from rmjax.methods.gfriend import Gfriend, round_seed
 from rmjax.records import Judgment, Preference
 from rmjax.refine.refinement import Refined
+from rmjax.training.loop import Train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,9 @@ class AsIs:
     """The SFT judge without any label."""
 
     temperature: float = 0.0  # 0: greedy
+
+    def __post_init__(self) -> None:
+        require("", self, "temperature", least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,12 @@ class Entry:
     grid: tuple[tuple[float, int], ...] = ()  # (learning rate, steps) to search; empty: no search
     like: str = ""  # key of the entry whose searched point is taken; empty: its own, or the method's settings
 
+    def __post_init__(self) -> None:
+        require(f"entry {self.name!r}: ", self, "labels", least=0 if isinstance(self.method, AsIs) else 1)
+        require(f"entry {self.name!r}: ", self, "draws", least=0)
+        for point in self.grid:
+            self.train_at(point)
+
     @property
     def key(self) -> str:
         """What tells this entry from the others of its table."""
@@ -46,12 +57,15 @@ class Entry:
         """This entry with a point of its grid set."""
         if point is None:
             return self
+        return dataclasses.replace(self, method=dataclasses.replace(self.method, train=self.train_at(point)))
+
+    def train_at(self, point: tuple[float, int]) -> Train:
+        """The method's training at a point of the grid; UserError where it is not a rate and a number of steps."""
         rate, steps = point
         train = self.method.train
-        train = dataclasses.replace(
+        return dataclasses.replace(
             train, steps=steps, optimizer=dataclasses.replace(train.optimizer, learning_rate=rate)
         )
-        return dataclasses.replace(self, method=dataclasses.replace(self.method, train=train))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

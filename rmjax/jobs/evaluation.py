@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from rmjax.bounds import require
 from rmjax.errors import UserError
 from rmjax.judging.judge import Judge
 from rmjax.judging.votes import ItemVerdict, verdicts
@@ -23,8 +24,8 @@ class Evaluation:
     constrained: bool = True  # where no verdict can be read, choose one among the labels after the reasoning
 
     def __post_init__(self) -> None:
-        if self.votes < 1:
-            raise UserError(f"evaluation.votes={self.votes}: give at least 1")
+        require("evaluation.", self, "votes", least=1)
+        require("evaluation.", self, "temperature", least=0)
         if self.votes > 1 and self.temperature == 0:
             raise UserError(
                 f"evaluation.votes={self.votes} at evaluation.temperature=0 are alike: set a temperature or votes=1"

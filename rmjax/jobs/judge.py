@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from rmjax.bounds import LAST_SEED, require
 from rmjax.config import to_json
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.calibration import calibration
@@ -47,6 +48,9 @@ class JudgeJob:
     lengths: Lengths = Lengths()
     devices: Devices = Devices()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require("", self, "seed", least=0, most=LAST_SEED)
 
     def run(self, command: str = "") -> None:
         """Judges what is not judged yet, on all devices, and prints the summary."""

@@ -126,6 +126,11 @@ class Pairs(PairFile):
     eval_path: str = ""  # held-out pairs; empty: a tenth of `path`, by a hash of the prompt
     eval_limit: int = 0  # use only the first so many held-out pairs; 0: all
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eval_limit < 0:
+            raise UserError(f"--data.eval-limit {self.eval_limit}: give a number of pairs, or 0 for all")
+
     def load(self) -> tuple[list[Preference], list[Preference], dict[str, str]]:
         """(training pairs, held-out pairs, data hashes).
 

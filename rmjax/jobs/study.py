@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 
 from rmjax import jsonl
+from rmjax.bounds import LAST_SEED, require
 from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
@@ -70,8 +71,10 @@ class Study:
         for wanted in (self.baseline, *(e.like for e in self.entries)):
             if wanted not in known:
                 raise UserError(f"study: {wanted!r} is no row of it; rows: {'; '.join(keys)}")
-        if self.draws < 1 or not self.seeds or self.search_draws < 0:
-            raise UserError(f"study: draws={self.draws}, seeds={self.seeds}: give at least one of each")
+        require("", self, "demonstrations", "max_new_tokens", "draws", "dev", "test", least=1)
+        require("", self, "search_draws", least=0, most=FIRST_FINAL_DRAW)  # more would be final draws
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or not all(0 <= s <= LAST_SEED for s in self.seeds):
+            raise UserError(f"seeds={self.seeds}: give at least one, all different, from 0 to {LAST_SEED}")
 
     def run(self, command: str = "") -> None:
         """Trains the SFT judges, searches, runs every cell that is missing, writes the table."""

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rmjax import json_file
+from rmjax.bounds import LAST_SEED, require
 from rmjax.config import to_json
 from rmjax.data import packing
 from rmjax.data.chat import Chat
@@ -61,6 +62,10 @@ class VerifyJob:
     max_new_tokens: int = 32
     samples: int = 4  # of each judge prompt
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require("", self, "max_new_tokens", "samples", least=1)
+        require("", self, "seed", least=0, most=LAST_SEED)
 
     def run(self, command: str = "") -> None:
         """Prints every check with its largest difference; exits with 1 where one fails."""

@@ -47,6 +47,11 @@ class Gfriend:
                 f"method.rounds={self.rounds}, method.samples={self.samples}: needs at least 1 round and 2 samples, "
                 "for a pair is a right and a wrong judgment of one item"
             )
+        if self.sampling.greedy:
+            raise UserError(
+                "method.sampling.temperature=0: all samples of a prompt would be alike and make no pair; "
+                "give a number above 0"
+            )
 
 
 def sft(judge: Judge, demonstrations: Sequence[Demonstration], train: Train, *, folder: Path | None) -> Judge:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from rmjax.bounds import require
 from rmjax.data.rows import Group
 from rmjax.errors import UserError
 from rmjax.judging.judge import Judge
@@ -50,9 +51,11 @@ class Refinement:
             options = typing.get_args(kind) if typing.get_origin(kind) is Literal else (getattr(self, name),)
             if getattr(self, name) not in options:
                 raise UserError(f"refinement.{name}={getattr(self, name)!r}: use one of {', '.join(options)}")
-        for name, least in (("tau", 1e-9), ("alpha", 0), ("retries", 0), ("retry_samples", 1), ("hints", 0)):
-            if not getattr(self, name) >= least:
-                raise UserError(f"refinement.{name}={getattr(self, name)}: give a number of at least {least}")
+        if not isinstance(self.threshold, str):
+            require("refinement.", self, "threshold", least=0, most=1)  # as scores do
+        require("refinement.", self, "tau", above=0)
+        require("refinement.", self, "alpha", "retries", "hints", least=0)
+        require("refinement.", self, "retry_samples", least=1)
         for name, used, why in (
             ("tau", self.score == "perplexity", "score='rank'"),
             ("alpha", self.weights == "softplus", "weights='off'"),

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from rmjax.bounds import require
 from rmjax.data import packing
 from rmjax.data.pipeline import batches
 from rmjax.data.rows import Group, Rows
@@ -53,14 +54,16 @@ class Train:
     quiet: bool = False  # no progress bar
 
     def __post_init__(self) -> None:
-        for name in ("batch", "microbatches", "log_every", "keep"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name}={getattr(self, name)}: must be at least 1")
-        for name in ("steps", "epochs", "save_every", "length", "peak_flops"):
-            if getattr(self, name) < 0:
-                raise UserError(f"train.{name}={getattr(self, name)}: must not be negative")
+        require("train.", self, "batch", "microbatches", "log_every", "keep", least=1)
+        require("train.", self, "steps", "epochs", "save_every", "length", "peak_flops", "seed", least=0)
+        if self.pairs_per_group is not None:
+            require("train.", self, "pairs_per_group", least=1)
         if self.batch % self.microbatches:
             raise UserError(f"train.batch={self.batch} does not split into train.microbatches={self.microbatches}")
+        if bool(self.steps) == bool(self.epochs):
+            raise UserError(
+                f"train.steps={self.steps}, train.epochs={self.epochs}: give one of the two, and 0 for the other"
+            )
 
 
 def fit(

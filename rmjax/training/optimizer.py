@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import optax
 
+from rmjax.bounds import require
 from rmjax.errors import UserError
 
 
@@ -33,12 +34,11 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.schedule not in ("cosine", "linear", "constant"):
             raise UserError(f"optimizer.schedule={self.schedule!r}: not one of cosine, linear, constant")
-        for name in ("learning_rate", "warmup", "end", "eps", "weight_decay", "clip"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"optimizer.{name}={getattr(self, name)}: must lie in [0, 1)")
+        # eps too: Adam divides 0 by it where a parameter has no gradient yet.
+        require("optimizer.", self, "learning_rate", "eps", above=0)
+        require("optimizer.", self, "warmup", "weight_decay", "clip", least=0)
+        require("optimizer.", self, "end", least=0, most=1)
+        require("optimizer.", self, "b1", "b2", least=0, below=1)
         if self.schedule == "constant" and self.end:
             raise UserError(f"optimizer.end={self.end}: a constant schedule has no end; set it to 0 or use cosine")
 
@@ -63,8 +63,8 @@ class Optimizer:
 
     @property
     def direction(self) -> Optimizer:
-        """What the compiled step depends on: this optimizer with everything of `rate` at its default."""
-        return dataclasses.replace(self, learning_rate=0.0, schedule="constant", warmup=0.0, end=0.0)
+        """What the compiled step depends on: this optimizer with a rate that is always 1."""
+        return dataclasses.replace(self, learning_rate=1.0, schedule="constant", warmup=0.0, end=0.0)
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ import dataclasses
 import random
 from collections.abc import Mapping
 
-from rmjax.errors import UserError
+from rmjax.bounds import require
 from rmjax.worlds import language
 from rmjax.worlds.language import Answer, Question, chance, pick
 
@@ -30,10 +30,7 @@ class Faults:
     slip: float = 0.02  # per check of one aspect of one answer: calls good bad, or bad good
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value <= 1:
-                raise UserError(f"faults.{field.name}={value} is not a probability; give a number from 0 to 1")
+        require("faults.", self, *(field.name for field in dataclasses.fields(self)), least=0, most=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from rmjax.bounds import LAST_SEED, require
 from rmjax.errors import UserError
 from rmjax.judging.prompts import JudgePrompt
 from rmjax.records import Demonstration, Message, Preference
@@ -43,9 +44,8 @@ class JudgeWorld:
     hinted: float = 0.3  # share of demonstrations whose prompt names the verdict; at 0.1 the judge ignores hints
 
     def __post_init__(self) -> None:
-        for name in ("noise", "position_bias", "hinted"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"world.{name}={getattr(self, name)} is not a share; give a number from 0 to 1")
+        require("world.", self, "seed", least=0, most=LAST_SEED)
+        require("world.", self, "noise", "position_bias", "hinted", least=0, most=1)
         if not 0.05 <= self.right <= 0.95:
             raise UserError(f"world.right={self.right}: answers would hardly differ; give a number from 0.05 to 0.95")
 

@@ -141,8 +141,15 @@ def test_impossible_settings_are_refused(tmp_path):
         Train(batch=6, microbatches=4)
     with pytest.raises(UserError, match=r"train.log_every=0"):
         Train(log_every=0)
-    with pytest.raises(UserError, match=r"train.save_every=-1"):
-        Train(save_every=-1)
+    for name, value in (
+        ("save_every", -1), ("seed", -1), ("steps", -1), ("epochs", -2), ("length", -1), ("peak_flops", math.nan),
+        ("pairs_per_group", 0), ("batch", 0), ("keep", 0),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=rf"train\.{name}={value}: give a number"):
+            Train(**{"steps": 1, name: value})
+    for both in (dict(steps=0, epochs=0), dict(steps=30, epochs=3)):
+        with pytest.raises(UserError, match=rf"train.steps={both['steps']}, train.epochs={both['epochs']}: give one"):
+            Train(**both)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/metrics.jsonl: cannot be written"):
         fit(MODEL, params(), Sft(), groups(), FREE, tmp_path / "file", name="x")

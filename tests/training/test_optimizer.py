@@ -1,6 +1,7 @@
 """Schedules by value, what decays, clipping, and what the compiled step depends on."""
 
 import dataclasses
+import math
 import os
 import subprocess
 import sys
@@ -91,10 +92,28 @@ def test_rate_and_schedule_are_no_part_of_the_program():
 
 
 @pytest.mark.parametrize(
-    "bad", [dict(schedule="cos"), dict(learning_rate=-1.0), dict(b2=1.0), dict(schedule="constant", end=0.1)]
+    "bad",
+    [
+        dict(schedule="cos"),
+        dict(learning_rate=-1.0),
+        dict(learning_rate=0.0),
+        dict(learning_rate=math.nan),
+        dict(learning_rate=math.inf),
+        dict(b1=-0.1),
+        dict(b2=1.0),
+        dict(eps=0.0),
+        dict(warmup=-1.0),
+        dict(weight_decay=-0.1),
+        dict(clip=-1.0),
+        dict(clip=math.nan),
+        dict(end=1.5),
+        dict(end=0.1, schedule="constant"),
+    ],
+    ids=str,
 )
 def test_impossible_options_are_refused(bad):
-    with pytest.raises(UserError, match=r"optimizer\."):
+    name, value = next(iter(bad.items()))
+    with pytest.raises(UserError, match=rf"^optimizer\.{name}='?{value}'?: [^\n]+$"):
         Optimizer(**bad)
 
 

@@ -150,6 +150,8 @@ def test_same_seed_same_bytes(tmp_path):
     ("change", "words"),
     [
         ({"noise": 1.2}, "world.noise=1.2"),
+        ({"noise": float("nan")}, "world.noise=nan"),
+        ({"seed": -1}, "world.seed=-1"),
         ({"position_bias": -0.1}, "world.position_bias=-0.1"),
         ({"hinted": 2.0}, "world.hinted=2.0"),
         ({"right": 1.0}, "world.right=1.0"),
