@@ -149,6 +149,8 @@ class Study:
     def judge(self, work: Workdir, seed: int) -> Judge:
         """The SFT judge of one seed, trained once."""
         name = f"sft-{seed}"
+        sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
+        load = lambda path: load_judge(path, ModelSource(), self.world.prompt(), sampling, seed=0)
 
         def train(folder: Path) -> None:
             base = self.world.write_base(folder / "base", seed=seed)
@@ -159,8 +161,6 @@ class Study:
 
         work.stage(name, train)
         return load(work / name / "export")
-        sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
-        load = lambda path: load_judge(path, ModelSource(), self.world.prompt(), sampling, seed=0)
 
     def cell(
         self, bench: Bench, entry: Entry, test: Sequence[Preference], draw: int, folder: Path | None = None

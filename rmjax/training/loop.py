@@ -20,8 +20,8 @@ from rmjax.data.pipeline import batches
 from rmjax.data.rows import Group, Rows
 from rmjax.errors import UserError
 from rmjax.objectives.base import Objective
-from rmjax.sharding import RULES, spec
 from rmjax.progress import Meter, say
+from rmjax.sharding import RULES, spec
 from rmjax.training.checkpoint import Checkpoints, checksum, describe, fingerprint
 from rmjax.training.flops import measured_peak, train_flops
 from rmjax.training.metrics import Log, Window, Work
