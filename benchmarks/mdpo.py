@@ -37,6 +37,7 @@ import tyro
 
 from rmjax.data import packing
 from rmjax.data.rows import Group
+from rmjax.jobs.devices import Devices, split_cpu
 from rmjax.models import hf
 from rmjax.models.config import DecoderConfig
 from rmjax.models.model import Model
@@ -44,6 +45,8 @@ from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.reference import slot_scores
 from rmjax.objectives.scores import Implicit, LogProb
 from rmjax.training.flops import train_flops
+from rmjax.training.loop import place_rows
+from rmjax.training.state import current_mesh
 from rmjax.training.step import gradients
 
 LLAMA = DecoderConfig(vocab=4096, layers=8, embed=256, heads=4, kv_heads=4, head_dim=64, mlp=704, tied=False)
@@ -56,7 +59,7 @@ class Benchmark:
 
     peer: Literal["trl", "none"] = "trl"
     runs: int = 3  # of ours; the fastest counts
-    microbatches: int = 4  # pieces of our pass (the trainer's option): less memory to touch for the first time
+    microbatches: int = 2  # pieces of our pass (the trainer's option): less memory to touch for the first time
     peer_runs: int = 1  # of trl's
     peer_batch: int = 8  # pairs of a trl batch
     prompts: int = 8
@@ -105,7 +108,7 @@ class Ours:
         shape = packing.fit(groups, share=share)
         rows = packing.stack(packing.pack(groups, shape, share=share).rows)
         self.flops = train_flops(model, rows)
-        self.rows, self._params = jax.tree.map(jnp.asarray, rows), params
+        self.rows, self._params = place_rows(rows, current_mesh()), params
         program = jax.jit(lambda params, rows: gradients(model, objective, params, rows, microbatches))
         start = time.perf_counter()
         self._program = program.lower(params, self.rows).compile()
@@ -226,10 +229,16 @@ def matmul_rate() -> float:
 
 
 def measure(b: Benchmark, config: DecoderConfig = LLAMA) -> dict[str, Any]:
-    """Both sides, one after the other."""
-    load = os.getloadavg()[0]
+    """Both sides, one after the other, ours over all devices."""
+    load, rate = os.getloadavg()[0], matmul_rate()
+    with Devices().use(b.prompts // b.microbatches):
+        return {**sides(b, config, rate), "load_average": round(load, 2), "cores": os.cpu_count()}
+
+
+def sides(b: Benchmark, config: DecoderConfig, rate: float) -> dict[str, Any]:
+    """`measure`, on whatever mesh is set; `rate` is the floor's, in FLOP/s."""
     model = Model.of(config)
-    params, reference = model.init(jax.random.key(0)), model.init(jax.random.key(1))
+    params, reference = (model.init(jax.random.key(seed), mesh=current_mesh()) for seed in (0, 1))
     bare = examples(b, config.vocab)
     scores = slot_scores(model, reference, bare, LogProb(), batch=b.prompts)
     groups = [dataclasses.replace(g, ref_logps=s.tolist()) for g, s in zip(bare, scores, strict=True)]
@@ -237,13 +246,11 @@ def measure(b: Benchmark, config: DecoderConfig = LLAMA) -> dict[str, Any]:
     own = Ours(model, params, groups, microbatches=b.microbatches)
     own.run()  # the first touches its memory for the first time
     result, seconds, cpu = timed(own.run, b.runs)
-    rate = matmul_rate()
     out: dict[str, Any] = {"name": "mdpo", "ours": round(seconds, 3), "peer": None, "ratio": None}
     out |= {"floor_ratio": round(seconds * rate / own.flops, 3), "agree": False}
     out |= {"cpu_seconds": round(cpu, 3), "compile_seconds": round(own.compile_seconds, 1)}
     out |= {"floor_seconds": round(own.flops / rate, 3), "gflop": round(own.flops / 1e9, 1)}
     out |= {"matmul_gflop_per_s": round(rate / 1e9, 1), "pairs": sum(len(g.pairs) for g in groups)}
-    out |= {"load_average": round(load, 2), "cores": os.cpu_count()}
     if b.peer == "none":
         # One prompt at a time: all of its copies at once would need tens of gigabytes.
         alone = Ours(model.with_config(remat=True), params, groups, microbatches=b.prompts, share=False)
@@ -264,7 +271,9 @@ def measure(b: Benchmark, config: DecoderConfig = LLAMA) -> dict[str, Any]:
 
 
 def main() -> None:
-    print(json.dumps(measure(tyro.cli(Benchmark))))
+    b = tyro.cli(Benchmark)
+    split_cpu()
+    print(json.dumps(measure(b)))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from rmjax import config
 from rmjax.errors import UserError
+from rmjax.jobs.devices import split_cpu
 
 DEFAULT = "quickstart"
 
@@ -57,4 +58,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    split_cpu()
     sys.exit(main())

@@ -1,28 +1,49 @@
-"""The mesh that a job runs on."""
+"""The mesh that a job runs on: the machine's accelerators, or the cores of its CPU."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import math
+import os
 
 import jax
 
 from rmjax.errors import UserError
 from rmjax.sharding import MESH_AXES, make_mesh
 
+MOST_CORES = 8
+PATIENCE = 3600  # seconds that a core waits for another one in a reduction, on a busy or suspended machine
+
+
+def split_cpu() -> None:
+    """Makes a device of every core of the CPU (a power of two of them). Call it before JAX is first used.
+
+    XLA computes a batched product, as in attention, on one core. Over a mesh of cores all of them work.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags:
+        cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), MOST_CORES)
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_collective_call_terminate_timeout_seconds={PATIENCE}".strip()
+        jax.config.update("jax_num_cpu_devices", 1 << (cores.bit_length() - 1))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Devices:
-    """How the devices of this machine are used: data x fsdp x tensor of them; at most one axis may be 0, the rest."""
+    """How a job uses the devices of this machine: data x fsdp x tensor of them.
 
-    data: int = 1  # copies of the model, each with its part of every batch
-    fsdp: int = 0  # parts of every parameter and of every batch
+    Where data and fsdp are both 0, accelerators are fsdp's, for memory, and cores of a CPU data's, for speed.
+    """
+
+    data: int = 0  # copies of the model, each with its part of every batch; 0: the rest
+    fsdp: int = 0  # parts of every parameter and of every batch; 0: the rest
     tensor: int = 1  # parts of every matrix; must divide the number of key/value heads
 
-    def shape(self, count: int) -> tuple[int, int, int]:
+    def shape(self, count: int, *, cores: bool = False) -> tuple[int, int, int]:
         """The mesh's shape on `count` devices. UserError where it is not theirs."""
         wanted = {axis: getattr(self, axis) for axis in MESH_AXES}
+        if not self.data and not self.fsdp:
+            wanted["fsdp" if cores else "data"] = 1
         said = ", ".join(f"devices.{axis}={n}" for axis, n in wanted.items())
         if min(wanted.values()) < 0 or list(wanted.values()).count(0) > 1:
             raise UserError(f"{said}: give numbers above 0, and 0 for at most one of them (the rest)")
@@ -32,8 +53,14 @@ class Devices:
             raise UserError(f"{said} needs a multiple of {named} devices, but there are {count}: change one of them")
         return sizes
 
-    def use(self) -> contextlib.AbstractContextManager:
-        """Sets the mesh; nothing where there is one device."""
-        count = jax.device_count()
-        shape = self.shape(count)
+    def use(self, *batches: int) -> contextlib.AbstractContextManager:
+        """Sets the mesh; nothing where there is one device.
+
+        Args:
+            batches: rows that will be split over the devices. Of a CPU's cores, as many are used as divide them.
+        """
+        count, cores = jax.device_count(), jax.default_backend() == "cpu"
+        if cores:
+            count = math.gcd(count, *batches)
+        shape = self.shape(count, cores=cores)
         return contextlib.nullcontext() if count == 1 else jax.set_mesh(make_mesh(shape))

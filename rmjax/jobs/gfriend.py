@@ -66,7 +66,7 @@ class GfriendJob:
 
     def run(self, command: str = "") -> None:
         """Runs every stage that is not done, on all devices."""
-        with self.devices.use():
+        with self.devices.use(*(t.batch // t.microbatches for t in (self.sft, self.method.train))):
             self.stages(command)
 
     def stages(self, command: str) -> None:
@@ -118,8 +118,8 @@ class GfriendJob:
             work.require(needs, name)
         if work.done(name) is not None:
             console.print(f"[dim]{name}: done before[/]")
-            return
-        console.rule(f"[bold]{name}")
+        else:
+            console.rule(f"[bold]{name}")
         work.stage(name, run)
 
     def judge(self, path: Path) -> Judge:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from rmjax import jsonl
@@ -16,6 +17,8 @@ from rmjax.records import Judgment
 
 def test_the_rest_goes_to_the_axis_that_is_0():
     assert Devices().shape(8) == (1, 8, 1)
+    assert Devices().shape(8, cores=True) == (8, 1, 1)
+    assert Devices(fsdp=2).shape(8, cores=True) == (4, 2, 1)
     assert Devices(tensor=2).shape(8) == (1, 4, 2)
     assert Devices(data=0, fsdp=2, tensor=2).shape(8) == (2, 2, 2)
     assert Devices().shape(1) == (1, 1, 1)
@@ -25,8 +28,8 @@ def test_the_rest_goes_to_the_axis_that_is_0():
     ("devices", "said"),
     [
         (Devices(tensor=3), "devices.tensor=3 needs a multiple of 3 devices, but there are 8"),
-        (Devices(fsdp=2), "needs a multiple of 2 devices, but there are 8"),
-        (Devices(data=0), "0 for at most one"),
+        (Devices(data=3, fsdp=2), "needs a multiple of 6 devices, but there are 8"),
+        (Devices(tensor=0), "0 for at most one"),
         (Devices(data=-1), "give numbers above 0"),
     ],
 )
@@ -43,7 +46,26 @@ def test_the_job_on_four_devices_is_the_job_on_one(flags, finished, tmp_path):
     one, four = Path(finished.workdir), tmp_path / "w"
     metrics = lambda work: [json.loads(line) for line in (work / "sft" / "metrics.jsonl").read_text().splitlines()]
     for ours, theirs in zip(metrics(four), metrics(one), strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-4)
     judgments = [jsonl.read(work / "sample-1" / "judgments.jsonl", Judgment) for work in (four, one)]
     alike = [a.tokens == b.tokens for a, b in zip(*judgments, strict=True)]
     assert sum(alike) >= 0.9 * len(alike)  # rounding may move a draw across its threshold, seldom
+
+
+@pytest.mark.parametrize(("cores", "flags", "devices"), [(5, "", 4), (1, "", 1), (96, "", 8), (4, "=3", 3)])
+def test_the_cpu_is_as_many_devices_as_it_has_cores(cores, flags, devices):
+    """A power of two, at most 8; a number that the user gave stays."""
+    env = os.environ | {"XLA_FLAGS": flags and f"--xla_force_host_platform_device_count{flags}"}
+    code = (
+        f"import os; os.sched_getaffinity = lambda _: set(range({cores}))\n"
+        "from rmjax.jobs.devices import split_cpu; split_cpu()\n"
+        "import jax; print(jax.device_count())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert run.stdout.strip() == str(devices), run.stderr[-2000:]
+
+
+@pytest.mark.skipif(jax.device_count() > 1, reason="wants one device")
+def test_one_device_needs_no_mesh():
+    with Devices().use(16, 3):
+        assert jax.sharding.get_mesh().empty
