@@ -28,6 +28,7 @@ from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import Row, accuracies, write_scores, write_summary
 from rmjax.evaluation.tables import accuracy_table, comparison_table
 from rmjax.jobs import study_report
+from rmjax.jobs.devices import Devices
 from rmjax.jobs.entries import Bench, Entry, Outcome
 from rmjax.jobs.export import export_judge, load_judge
 from rmjax.jobs.sources import ModelSource
@@ -58,6 +59,7 @@ class Study:
     dev: int = 512  # items that the search looks at
     test: int = 1024  # items of the table
     entries: tyro.conf.Fixed[tuple[Entry, ...]]
+    devices: Devices = Devices()
     baseline: str = ""  # name of the row that others are compared with, at their number of labels; empty: the first
     keep: bool = False  # keep every final run's metrics, judgments and judge (needed for the report's details)
 
@@ -77,7 +79,12 @@ class Study:
             raise UserError(f"seeds={self.seeds}: give at least one, all different, from 0 to {LAST_SEED}")
 
     def run(self, command: str = "") -> None:
-        """Trains the SFT judges, searches, runs every cell that is missing, writes the table."""
+        """Trains the SFT judges, searches, runs every cell that is missing, writes the table; on all devices."""
+        with self.devices.use(self.sft.batch, *(e.method.train.batch for e in self.entries if e.labels)):
+            self.measure(command)
+
+    def measure(self, command: str) -> None:
+        """`run`, on whatever mesh is set."""
         work = Workdir(self.workdir, to_json(self), {})
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data={}, seed=self.seeds[0])
         benches = {seed: Bench(self.judge(work, seed), seed=seed) for seed in self.seeds}
