@@ -108,7 +108,7 @@ class Bench:
         start = time.perf_counter()
         match entry.method:
             case BradleyTerry():
-                method = dataclasses.replace(entry.method, train=dataclasses.replace(entry.method.train, seed=seed))
+                method = seeded(entry.method, seed)
                 chat = self.judge.chat
                 model, params = bradley_terry.learn(
                     self.judge.model, self.judge.params, chat, items, method, seed=seed, folder=folder, name=entry.name
@@ -124,7 +124,7 @@ class Bench:
     def _gfriend(
         self, entry: Entry, items: Sequence[Preference], test: Sequence[Preference], seed: int, folder: Path | None
     ) -> Outcome:
-        method = dataclasses.replace(entry.method, train=dataclasses.replace(entry.method.train, seed=seed))
+        method = seeded(entry.method, seed)
         judge, seconds = self.judge, 0.0
         for number in range(1, method.rounds + 1):
             place = folder / f"round-{number}" if folder else None
@@ -173,3 +173,11 @@ class Bench:
         path = folder / "judgments.jsonl" if folder else None
         _, found = judge_items(dataclasses.replace(judge, seed=self.seed), test, how, path=path)
         return Outcome(scores=from_verdicts(test, found), seconds=0.0)
+
+
+def seeded(method: Gfriend | BradleyTerry, seed: int) -> Gfriend | BradleyTerry:
+    """The method with that seed of the data's order.
+
+    It writes no checkpoints: a run that was killed is repeated whole, so that its seconds are those of one go.
+    """
+    return dataclasses.replace(method, train=dataclasses.replace(method.train, seed=seed, save_every=0))

@@ -16,6 +16,7 @@ from typing import Any
 
 from rmjax import json_file
 from rmjax.errors import UserError
+from rmjax.training import checkpoint
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
@@ -73,16 +74,18 @@ class Workdir:
     def stage(self, name: str, work: Callable[[Path], Mapping[str, Any] | None]) -> Mapping[str, Any]:
         """Runs `work(folder)` unless it has finished before; returns what it returned, with its `seconds`.
 
-        Seconds are those of the attempt that finished.
+        Seconds are those of the attempt that finished. Checkpoints of a training in the folder go when it is done, and
+        not before: a stage killed between its training and its export goes on with the trained parameters.
         """
         folder = self.path / name
-        if (finished := self.done(name)) is not None:
-            return finished
-        folder.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
-        result = dict(work(folder) or {})
-        result["seconds"] = round(time.perf_counter() - start, 3)
-        json_file.write(folder / "done.json", result)
+        result = self.done(name)
+        if result is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            start = time.perf_counter()
+            result = dict(work(folder) or {})
+            result["seconds"] = round(time.perf_counter() - start, 3)
+            json_file.write(folder / "done.json", result)
+        checkpoint.remove(folder)
         return result
 
     def require(self, stage: str, needed_by: str) -> None:

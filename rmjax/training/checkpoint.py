@@ -24,6 +24,8 @@ from rmjax.errors import UserError
 from rmjax.progress import say
 from rmjax.training.state import TrainState
 
+FOLDER = "checkpoints"  # in the folder of a training
+
 
 class Resumed(NamedTuple):
     """Where a run stood; the data iterator has been set to its position."""
@@ -109,11 +111,11 @@ class Checkpoints:
             for left in self.folder.glob("*.orbax-checkpoint-tmp*"):  # of a killed process
                 shutil.rmtree(left)
 
-    def remove(self) -> None:
-        """Deletes them all: the run is finished."""
-        self.wait()
-        if jax.process_index() == 0 and self.folder.exists():
-            shutil.rmtree(self.folder)
+
+def remove(folder: Path) -> None:
+    """Deletes the checkpoints of a training in `folder`, if there are any: what it gave is safe elsewhere."""
+    if jax.process_index() == 0 and (folder / FOLDER).exists():
+        shutil.rmtree(folder / FOLDER)
 
 
 def _load(

@@ -22,7 +22,7 @@ from rmjax.errors import UserError
 from rmjax.objectives.base import Objective
 from rmjax.progress import Meter, say
 from rmjax.sharding import RULES, spec
-from rmjax.training.checkpoint import Checkpoints, checksum, describe, fingerprint
+from rmjax.training.checkpoint import FOLDER, Checkpoints, checksum, describe, fingerprint
 from rmjax.training.flops import measured_peak, train_flops
 from rmjax.training.metrics import Log, Window, Work
 from rmjax.training.optimizer import Optimizer, transform
@@ -45,8 +45,8 @@ class Train:
     batch: int = 16  # packed rows per update, over all devices
     microbatches: int = 1  # pieces that a batch is computed in: less memory, the same gradient
     seed: int = 0  # of the data's order
-    save_every: int = 0  # updates between checkpoints; 0: none
-    keep: int = 2  # newest checkpoints kept until the run is finished
+    save_every: int = 0  # updates between checkpoints; the last update has one too; 0: none
+    keep: int = 2  # newest checkpoints kept
     log_every: int = 10  # updates averaged in a row of metrics.jsonl
     pairs_per_group: int | None = None  # pairs drawn anew at every visit of a group; None: all
     length: int = 0  # tokens of a row; 0: what the longest group needs
@@ -81,8 +81,9 @@ def fit(
 
     With a folder, metrics.jsonl and TensorBoard events are written to it, and with `train.save_every` checkpoints.
     The same call then continues from the newest one and ends as an unbroken run does, bit for bit on the same mesh;
-    SIGTERM saves one and exits with code 0 (without checkpoints it ends the process as ever). When the run is finished,
-    its checkpoints are deleted: keep the returned parameters.
+    SIGTERM saves one and exits with code 0 (without checkpoints it ends the process as ever). The last update's
+    checkpoint stays, so that the call costs nothing when it is repeated because its caller was killed before the
+    parameters were safe; `checkpoint.remove(folder)` deletes them then.
 
     Args:
       name: shown beside the progress bar.
@@ -110,9 +111,9 @@ def fit(
     step = train_step(model, objective, train.optimizer, train.microbatches)
 
     checkpoints = resumed = None
-    if folder is not None and (train.save_every or (folder / "checkpoints").exists()):
+    if folder is not None and (train.save_every or (folder / FOLDER).exists()):
         settings = _settings(model, params, objective, groups, train, contract)
-        checkpoints = Checkpoints(folder / "checkpoints", settings, keep=train.keep)
+        checkpoints = Checkpoints(folder / FOLDER, settings, keep=train.keep)
         resumed = checkpoints.restore(abstract_state(model, tx), data)
     start, state, sums = resumed or (0, new_state(model, tx, params), None)
 
@@ -135,7 +136,7 @@ def fit(
             record.put(number, rate, metrics, work)
 
             stop = termination.asked(number)
-            due = train.save_every and number % train.save_every == 0 and number < data.total
+            due = train.save_every and (number % train.save_every == 0 or number == data.total)
             if checkpoints is not None and (stop or due):
                 record.flush()
                 checkpoints.save(number, state, data, record.window.sums)
@@ -144,8 +145,6 @@ def fit(
                 say(f"{name}: SIGTERM, saved step {number} in {checkpoints.folder}; the same command continues it")
                 raise SystemExit(0)
         record.flush()
-    if checkpoints is not None:
-        checkpoints.remove()
     return state.params
 
 

@@ -20,13 +20,27 @@ def test_an_interrupted_stage_runs_again(tmp_path):
     work = Workdir(tmp_path / "run", {}, {})
 
     def fail(folder):
-        (folder / "half").write_text("x")
+        (folder / "checkpoints").mkdir()
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
         work.stage("one", fail)
     assert work.done("one") is None
-    assert work.stage("one", lambda folder: {"seen": (folder / "half").exists()})["seen"]
+    assert work.stage("one", lambda folder: {"seen": (folder / "checkpoints").exists()})["seen"]
+
+
+def test_checkpoints_go_when_the_stage_is_done(tmp_path):
+    work, checkpoints = Workdir(tmp_path / "run", {}, {}), tmp_path / "run" / "one" / "checkpoints"
+
+    def train(folder):
+        checkpoints.mkdir()
+        assert work.done("one") is None
+
+    work.stage("one", train)
+    assert not checkpoints.exists()
+    checkpoints.mkdir()  # killed after done.json was written
+    work.stage("one", train)
+    assert not checkpoints.exists()
 
 
 def test_other_settings_are_refused_by_name(tmp_path):

@@ -16,7 +16,7 @@ import small_training
 from small_training import TRAIN, equal, rows, train
 
 from rmjax.errors import UserError
-from rmjax.training import loop
+from rmjax.training import checkpoint, loop
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def unbroken(tmp_path_factory):
     """The parameters and rows of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("unbroken")
     params = train(folder)
-    assert not (folder / "checkpoints").exists()
+    assert saved(folder) == ["12", "14"]
     return params, rows(folder)
 
 
@@ -70,7 +70,19 @@ def test_what_is_only_shown_may_change_on_resume(tmp_path, monkeypatch, unbroken
     interrupt(tmp_path, monkeypatch, after=9)
     assert equal(train(tmp_path, save_every=0, log_every=7), unbroken[0])
     assert [row["step"] for row in rows(tmp_path)] == [3, 6, 14]
+    assert saved(tmp_path) == ["4", "8"]
+
+
+def test_a_finished_run_costs_nothing_when_repeated(tmp_path, monkeypatch, unbroken):
+    """Its caller may be killed before the parameters are safe."""
+    train(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", lambda *_: None)  # no step is made
+        assert equal(train(tmp_path), unbroken[0])
+    assert rows(tmp_path) == unbroken[1]
+    checkpoint.remove(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
+    checkpoint.remove(tmp_path)  # there may be none
 
 
 def test_the_newest_are_kept(tmp_path, monkeypatch):
