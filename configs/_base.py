@@ -24,9 +24,9 @@ SFT = Train(
     steps=750,
 )
 DPO = Train(
-    optimizer=Optimizer(learning_rate=1e-4, b2=0.98, warmup=10, schedule="constant", clip=1.0),
+    optimizer=Optimizer(learning_rate=3e-5, b2=0.98, warmup=10, schedule="constant", clip=1.0),
     batch=16,
-    steps=30,
+    steps=60,
     pairs_per_group=1,
 )
 PLAIN = Refinement(pairs="one", weights="off")
@@ -87,13 +87,13 @@ def gfriend_row(
 
 
 def ablation(name: str, entries: Sequence[Entry], *, baseline: str = "") -> Study:
-    """A study of GFRIEND's parts: fewer draws than the main study, and the middle of its grid; base: its first row."""
+    """A study of GFRIEND's parts, compared with its first row, at the point that the main study found for every row."""
     return Study(
         workdir=f"runs/study_{name}",
         draws=3,
-        search_draws=3,
+        search_draws=0,
         sft=SFT,
         demonstrations=DEMONSTRATIONS,
-        entries=tuple(dataclasses.replace(e, grid=GRID[1:4] if e.grid else ()) for e in entries),
+        entries=tuple(dataclasses.replace(e, grid=()) for e in entries),
         baseline=baseline,
     )

@@ -9,7 +9,6 @@ def get_config() -> Study:
     rows = []
     for rounds in (1, 2, 3):
         for name, refinement in (("DPO, one pair of 16", PLAIN), ("GFRIEND", Refinement())):
-            like = f"{name}, 1 round, {FEW} labels" if rounds > 1 else ""
             word = f"{rounds} round{'s' * (rounds > 1)}"
-            rows.append(gfriend_row(f"{name}, {word}", FEW, refinement=refinement, rounds=rounds, like=like))
+            rows.append(gfriend_row(f"{name}, {word}", FEW, refinement=refinement, rounds=rounds))
     return ablation("rounds", rows)
