@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rmjax import json_file, jsonl
 from rmjax.bounds import require
+from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import ItemScore, from_scores, from_verdicts
 from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import export_judge
@@ -43,7 +44,13 @@ class Entry:
     like: str = ""  # key of the entry whose searched point is taken; empty: its own, or the method's settings
 
     def __post_init__(self) -> None:
-        require(f"entry {self.name!r}: ", self, "labels", least=0 if isinstance(self.method, AsIs) else 1)
+        trained = not isinstance(self.method, AsIs)
+        if not trained and (self.labels or self.grid):
+            raise UserError(
+                f"entry {self.name!r}: labels={self.labels}, grid={self.grid}: the SFT judge as it is learns from no "
+                "label; give labels=0 and no grid"
+            )
+        require(f"entry {self.name!r}: ", self, "labels", least=int(trained))
         require(f"entry {self.name!r}: ", self, "draws", least=0)
         for point in self.grid:
             self.train_at(point)

@@ -41,6 +41,11 @@ METHOD = BradleyTerry()
         (lambda: AsIs(temperature=-1.0), "temperature=-1.0"),
         (lambda: Entry(name="x", labels=0, method=METHOD), "entry 'x': labels=0"),
         (lambda: Entry(name="x", labels=1, method=METHOD, draws=-1), "entry 'x': draws=-1"),
+        (lambda: Entry(name="x", labels=1, method=AsIs()), "entry 'x': labels=1, grid=()"),
+        (
+            lambda: Entry(name="x", labels=0, method=AsIs(), grid=((1e-3, 5),)),
+            "entry 'x': labels=0, grid=((0.001, 5),)",
+        ),
         (lambda: Entry(name="x", labels=1, method=METHOD, grid=((1e-3, 5),)), "train.steps=5, train.epochs=3"),
     ],
 )

@@ -88,7 +88,7 @@ def test_item_outcomes_are_what_was_counted(study):
 
 
 def test_the_best_point_wins():
-    entry = Entry(name="x", labels=1, method=AsIs(), grid=((1.0, 1), (2.0, 2)))
+    entry = Entry(name="x", labels=1, method=BradleyTerry(train=TRAIN), grid=((1.0, 1), (2.0, 2)))
     rows = [{"entry": entry.key, "rate": r, "steps": int(r), "accuracy": a} for r, a in ((1.0, 0.6), (2.0, 0.7))]
     assert best_point(entry, rows) == (2.0, 2)
     assert best_point(entry, []) is None
