@@ -8,6 +8,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "rmjax"
 ORDER = (
     "errors",
+    "bounds",
     "statistics",
     "records",
     "decoding",
