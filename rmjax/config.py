@@ -56,7 +56,13 @@ def load(name: str) -> Any:
         raise UserError(f"no config named {name!r}; did you mean {', '.join(near)}? (--help lists all)")
     if not hasattr(module, "get_config"):
         raise UserError(f"{name}: has no get_config() that returns a job")
-    return module.get_config()
+    try:
+        job = module.get_config()
+    except (NameError, AttributeError, TypeError, KeyError, ValueError) as e:
+        raise UserError(f"{name}: get_config(): {type(e).__name__}: {e}; mend the config file") from e
+    if not dataclasses.is_dataclass(job) or not hasattr(job, "run"):
+        raise UserError(f"{name}: get_config() returns {type(job).__name__}, not a job (a frozen dataclass with run())")
+    return job
 
 
 def override(job: Any, args: Sequence[str], *, name: str) -> Any:

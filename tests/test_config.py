@@ -60,6 +60,20 @@ def test_file_config(tmp_path):
         config.load(str(tmp_path / "other.py"))
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("from rmjax.jobs.judge import JudgeJob\ndef get_config(): return JudgeJob(workdr='x')", "workdr"),
+        ("def get_config(): return 3", "returns int, not a job"),
+        ("def get_config(): return nothing", "nothing"),
+    ],
+)
+def test_a_file_config_that_makes_no_job(tmp_path, body, said):
+    (tmp_path / "mine.py").write_text(body)
+    with pytest.raises(UserError, match=said):
+        config.load(str(tmp_path / "mine.py"))
+
+
 def test_json_carries_class_paths():
     value = config.to_json(config.load("judge"))
     assert value["class"] == "rmjax.jobs.judge:JudgeJob"

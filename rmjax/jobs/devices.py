@@ -11,20 +11,24 @@ import jax
 
 from rmjax.errors import UserError
 from rmjax.sharding import MESH_AXES, make_mesh
+from rmjax.training.loop import Train, check_mesh
 
 MOST_CORES = 8
+TIMEOUT = "xla_cpu_collective_call_terminate_timeout_seconds"
 PATIENCE = 3600  # seconds that a core waits for another one in a reduction, on a busy or suspended machine
 
 
 def split_cpu() -> None:
     """Makes a device of every core of the CPU (a power of two of them). Call it before JAX is first used.
 
-    XLA computes a batched product, as in attention, on one core. Over a mesh of cores all of them work.
+    XLA computes a batched product, as in attention, on one core. Over a mesh of cores all of them work. A number of
+    devices that the user has set in the environment stays.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_force_host_platform_device_count" not in flags:
+    if TIMEOUT not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{TIMEOUT}={PATIENCE}".strip()
+    if "xla_force_host_platform_device_count" not in flags and "JAX_NUM_CPU_DEVICES" not in os.environ:
         cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), MOST_CORES)
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_collective_call_terminate_timeout_seconds={PATIENCE}".strip()
         jax.config.update("jax_num_cpu_devices", 1 << (cores.bit_length() - 1))
 
 
@@ -32,7 +36,8 @@ def split_cpu() -> None:
 class Devices:
     """How a job uses the devices of this machine: data x fsdp x tensor of them.
 
-    Where data and fsdp are both 0, accelerators are fsdp's, for memory, and cores of a CPU data's, for speed.
+    Where data and fsdp are both 0, accelerators are fsdp's, for memory, and cores of a CPU data's, for speed. Numbers
+    that are all given and make less than there are leave the other devices alone: 1 x 1 x 1 is one device.
     """
 
     data: int = 0  # copies of the model, each with its part of every batch; 0: the rest
@@ -48,19 +53,27 @@ class Devices:
         if min(wanted.values()) < 0 or list(wanted.values()).count(0) > 1:
             raise UserError(f"{said}: give numbers above 0, and 0 for at most one of them (the rest)")
         named = math.prod(n for n in wanted.values() if n)
-        sizes = tuple(n or count // named for n in wanted.values())
-        if math.prod(sizes) != count:
-            raise UserError(f"{said} needs a multiple of {named} devices, but there are {count}: change one of them")
-        return sizes
+        if named > count or (0 in wanted.values() and count % named):
+            many = "a multiple of " if 0 in wanted.values() else ""
+            raise UserError(f"{said} needs {many}{named} devices, but there are {count}: change one of them")
+        return tuple(n or count // named for n in wanted.values())
 
-    def use(self, *batches: int) -> contextlib.AbstractContextManager:
-        """Sets the mesh; nothing where there is one device.
+    def use(self, *trains: Train) -> contextlib.AbstractContextManager:
+        """Sets the mesh; nothing where it would be one device.
 
         Args:
-            batches: rows that will be split over the devices. Of a CPU's cores, as many are used as divide them.
+            trains: what will be trained on it. Of a CPU's cores, as many are used as divide their batches.
+
+        Raises:
+            UserError: the devices are not so many, or do not divide a batch.
         """
         count, cores = jax.device_count(), jax.default_backend() == "cpu"
-        if cores:
-            count = math.gcd(count, *batches)
+        if cores and not (self.data and self.fsdp):
+            count = math.gcd(count, *(t.batch // t.microbatches for t in trains))
         shape = self.shape(count, cores=cores)
-        return contextlib.nullcontext() if count == 1 else jax.set_mesh(make_mesh(shape))
+        if math.prod(shape) == 1:
+            return contextlib.nullcontext()
+        mesh = make_mesh(shape)
+        for train in trains:
+            check_mesh(train, mesh)
+        return jax.set_mesh(mesh)

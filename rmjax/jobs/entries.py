@@ -45,11 +45,13 @@ class Entry:
 
     def __post_init__(self) -> None:
         trained = not isinstance(self.method, AsIs)
-        if not trained and (self.labels or self.grid):
+        if not trained and (self.labels or self.grid or self.like):
             raise UserError(
-                f"entry {self.name!r}: labels={self.labels}, grid={self.grid}: the SFT judge as it is learns from no "
-                "label; give labels=0 and no grid"
+                f"entry {self.name!r}: labels={self.labels}, grid={self.grid}, like={self.like!r}: the SFT judge as it "
+                "is learns from no label; give labels=0 and neither grid nor like"
             )
+        if self.grid and self.like:
+            raise UserError(f"entry {self.name!r}: grid={self.grid}, like={self.like!r}: give one of the two")
         require(f"entry {self.name!r}: ", self, "labels", least=int(trained))
         require(f"entry {self.name!r}: ", self, "draws", least=0)
         for point in self.grid:
@@ -166,7 +168,7 @@ class Bench:
     ) -> tuple[list[Judgment], float]:
         """The round's judgments, and the seconds they took when they were drawn."""
         start = time.perf_counter()
-        key = (method.sampling, method.orders, method.samples, seed, tuple(p.id for p in items))
+        key = (method.sampling, method.orders, method.samples, seed, tuple(p.id for p in items), method.constrained)
         if number > 1 or key not in self._judgments:
             drawn = gfriend.sample(judge, items, method, seed=round_seed(seed, number), path=None)
             took = time.perf_counter() - start

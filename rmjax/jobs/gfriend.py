@@ -15,6 +15,7 @@ from rmjax.bounds import LAST_SEED, require
 from rmjax.config import to_json
 from rmjax.data.rows import Group
 from rmjax.data.sources import read_demonstrations
+from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import from_verdicts
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import write_scores
@@ -63,10 +64,13 @@ class GfriendJob:
 
     def __post_init__(self) -> None:
         require("", self, "seed", least=0, most=LAST_SEED)
+        for name, train in (("sft", self.sft), ("method.train", self.method.train)):
+            if train.seed:
+                raise UserError(f"{name}.seed={train.seed}: the job's own --seed decides; set that one")
 
     def run(self, command: str = "") -> None:
         """Runs every stage that is not done, on all devices."""
-        with self.devices.use(*(t.batch // t.microbatches for t in (self.sft, self.method.train))):
+        with self.devices.use(*((self.sft,) if self.demonstrations else ()), self.method.train):
             self.stages(command)
 
     def stages(self, command: str) -> None:
@@ -86,6 +90,8 @@ class GfriendJob:
             Labels.of(judge.chat, self.prompt).require_forced(self.prompt)
         if any(p.margin is not None for p in train):
             console.print("margins of the pairs are not used: they do not fit the log-ratios of judgments")
+        for p in train:
+            self.method.objective.check_smooth(p.smooth, f"pair {p.id!r}")
         hashes[f"weights of {self.model.path}"] = fingerprint(judge.params)
         # Only now: a command that was refused must not leave its settings behind.
         work = Workdir(self.workdir, to_json(self), hashes)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from rmjax.bounds import LAST_SEED, require
 from rmjax.config import to_json
+from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.calibration import calibration
 from rmjax.evaluation.pairwise import accuracy, accuracy_by, from_verdicts
@@ -51,6 +52,10 @@ class JudgeJob:
 
     def __post_init__(self) -> None:
         require("", self, "seed", least=0, most=LAST_SEED)
+        if self.sampling.temperature:
+            raise UserError(
+                f"sampling.temperature={self.sampling.temperature}: --evaluation.temperature decides; set that one"
+            )
 
     def run(self, command: str = "") -> None:
         """Judges what is not judged yet, on all devices, and prints the summary."""

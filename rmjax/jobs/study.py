@@ -69,10 +69,12 @@ class Study:
             raise UserError(
                 f"entries: {len(keys)} rows, {len(set(keys))} different: give them different names or labels"
             )
-        known = {*keys, *(e.name for e in self.entries), ""}
-        for wanted in (self.baseline, *(e.like for e in self.entries)):
-            if wanted not in known:
-                raise UserError(f"study: {wanted!r} is no row of it; rows: {'; '.join(keys)}")
+        searched = {e.key for e in self.entries if e.grid}
+        if self.baseline not in {*keys, *(e.name for e in self.entries), ""}:
+            raise UserError(f"study: baseline={self.baseline!r} is no row of it; rows: {'; '.join(keys)}")
+        for e in self.entries:
+            if e.like and e.like not in searched:
+                raise UserError(f"study: {e.key!r} is like {e.like!r}, which is no searched row: {'; '.join(searched)}")
         require("", self, "demonstrations", "max_new_tokens", "draws", "dev", "test", least=1)
         require("", self, "search_draws", least=0, most=FIRST_FINAL_DRAW)  # more would be final draws
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or not all(0 <= s <= LAST_SEED for s in self.seeds):
@@ -80,7 +82,7 @@ class Study:
 
     def run(self, command: str = "") -> None:
         """Trains the SFT judges, searches, runs every cell that is missing, writes the table; on all devices."""
-        with self.devices.use(self.sft.batch, *(e.method.train.batch for e in self.entries if e.labels)):
+        with self.devices.use(self.sft, *(e.method.train for e in self.entries if e.labels)):
             self.measure(command)
 
     def measure(self, command: str) -> None:
@@ -181,15 +183,16 @@ class Study:
 
     def search(self, work: Workdir, benches: Mapping[int, Bench]) -> dict[str, tuple[float, int] | None]:
         """The grid point with the best mean dev accuracy over the search draws, for every entry."""
-        cells = Cells(work / "search.jsonl", ("entry", "rate", "steps", "draw"))
+        cells = Cells(work / "search.jsonl", ("entry", "rate", "steps", "seed", "draw"))
         dev = self.world.preferences(self.dev, split="dev")
         grid = any(e.grid for e in self.entries)
         for draw in range(self.search_draws if grid else 0):
-            bench = benches[self.seeds[draw % len(self.seeds)]]
+            seed = self.seeds[draw % len(self.seeds)]
             for entry in self.entries:
                 for point in entry.grid:
-                    run = functools.partial(self.cell, bench, entry.at(point), dev, draw)
-                    cells.fill({"entry": entry.key, "rate": point[0], "steps": point[1], "draw": draw}, run)
+                    run = functools.partial(self.cell, benches[seed], entry.at(point), dev, draw)
+                    name = {"entry": entry.key, "rate": point[0], "steps": point[1], "seed": seed, "draw": draw}
+                    cells.fill(name, run)
         found = {e.key: best_point(e, cells.rows) for e in self.entries}
         return {e.key: found[e.like or e.key] for e in self.entries}
 

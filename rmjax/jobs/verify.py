@@ -19,6 +19,7 @@ from rmjax.data import packing
 from rmjax.data.chat import Chat
 from rmjax.data.rows import Group
 from rmjax.evaluation.provenance import Provenance
+from rmjax.jobs.devices import Devices
 from rmjax.jobs.export import export_judge, load_judge, saved_prompt
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.workdir import Workdir
@@ -61,6 +62,7 @@ class VerifyJob:
     data: PairFile = PairFile(limit=16)
     max_new_tokens: int = 32
     samples: int = 4  # of each judge prompt
+    devices: Devices = Devices()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,7 +70,12 @@ class VerifyJob:
         require("", self, "seed", least=0, most=LAST_SEED)
 
     def run(self, command: str = "") -> None:
-        """Prints every check with its largest difference; exits with 1 where one fails."""
+        """Prints every check with its largest difference; exits with 1 where one fails. On all devices."""
+        with self.devices.use():
+            self.verify(command)
+
+    def verify(self, command: str) -> None:
+        """`run`, on whatever mesh is set."""
         source = self.data.read()
         hashes = {self.data.path: source.hash}
         directory = self.model.directory()

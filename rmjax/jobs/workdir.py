@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,17 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
         keys = sorted(set(old) | set(new))
         return [d for k in keys for d in differences(old.get(k), new.get(k), f"{at}.{k}" if at else str(k))]
     return [] if old == new else [f"--{at} {old!r} -> {new!r}"]
+
+
+CHANGEABLE = ("save_every", "keep", "log_every", "quiet", "peak_flops")  # of `Train`: they change no result
+
+
+def _without(config: Any, names: Sequence[str]) -> Any:
+    """A config without these fields of its `Train`s."""
+    if not isinstance(config, Mapping):
+        return config
+    free = names if str(config.get("class", "")).endswith(":Train") else ()
+    return {k: _without(v, names) for k, v in config.items() if k not in free}
 
 
 class Workdir:
@@ -44,7 +55,8 @@ class Workdir:
             probe.unlink()
         except OSError as e:
             raise UserError(f"--workdir {self.path}: not writable ({e.strerror}); give another folder") from e
-        self.identity = {"config": {k: v for k, v in config.items() if k != "only"}, "data": dict(data_hashes)}
+        kept = {k: v for k, v in config.items() if k != "only"}
+        self.identity = {"config": _without(kept, CHANGEABLE), "data": dict(data_hashes)}
         lock = self.path / "identity.json"
         if lock.exists():
             changed = differences(json_file.read(lock), json.loads(json.dumps(self.identity)))

@@ -127,16 +127,16 @@ class Pairwise:
                 if bad:
                     raise UserError(f"group {g.id!r}: {name}={bad[0]}: must be finite, and a weight not negative")
             for a in g.smooth:
-                if a and not self.smoothed:
-                    raise UserError(
-                        f"group {g.id!r}: smooth={a}, but loss={self.loss!r} ignores smoothing: use sigmoid or robust"
-                    )
-                both = either_flip(a, self.label_smoothing)
-                if not (self.allows(a) and self.allows(both)):
-                    more = f" (with label_smoothing={self.label_smoothing}: {both})" if self.label_smoothing else ""
-                    raise UserError(
-                        f"group {g.id!r}: smooth={a}{more}: must lie in {self.probabilities} for loss={self.loss!r}"
-                    )
+                self.check_smooth(a, f"group {g.id!r}")
+
+    def check_smooth(self, a: float, where: str) -> None:
+        """Raises UserError where a pair's probability of a wrong label is none that this loss can use."""
+        if a and not self.smoothed:
+            raise UserError(f"{where}: smooth={a}, but loss={self.loss!r} ignores smoothing: use sigmoid or robust")
+        both = either_flip(a, self.label_smoothing)
+        if not (self.allows(a) and self.allows(both)):
+            more = f" (with label_smoothing={self.label_smoothing}: {both})" if self.label_smoothing else ""
+            raise UserError(f"{where}: smooth={a}{more}: must lie in {self.probabilities} for loss={self.loss!r}")
 
     @property
     def smoothed(self) -> bool:

@@ -36,7 +36,8 @@ class Refinement:
     # it names levels, and changes training only where grade="levels"
     grade: Grade = "signed"  # signed: +s right, -s wrong; unsigned: s; levels: SA 2, WA 1, WR -1, SR -2
     pairs: Policy = "all"  # all: accepted x rejected of a prompt; one: the earliest pair of an item (plain DPO)
-    weights: Literal["softplus", "off"] = "softplus"  # log(1 + exp(alpha * gap of grades)), or 1
+    weights: Literal["softplus", "off"] = "softplus"  # log(1 + exp(alpha * gap of grades)); off: 1, and then grades
+    # (context, score, tau, grade) only describe the judgments
     alpha: float = 1.0  # slope of the weight
     normalise: Normalise = "run"  # none; run: mean 1, which matters with the objective's normalise="count" only; item:
     # every item's weights sum to the same

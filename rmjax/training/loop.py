@@ -106,7 +106,7 @@ def fit(
         pairs_per_group=train.pairs_per_group,
     )
     mesh = current_mesh()
-    _check_mesh(train, mesh)
+    check_mesh(train, mesh)
     tx = transform(train.optimizer.direction, model)
     step = train_step(model, objective, train.optimizer, train.microbatches)
 
@@ -158,7 +158,8 @@ def _settings(
     return {**fields, "data": fingerprint(groups), "initial parameters": f"{checksum(params):08x}"}
 
 
-def _check_mesh(train: Train, mesh: Mesh | None) -> None:
+def check_mesh(train: Train, mesh: Mesh | None) -> None:
+    """Raises UserError where a batch does not split over the mesh."""
     if mesh is not None:
         devices = math.prod(mesh.shape[axis] for axis in RULES["batch"])
         if train.batch % (train.microbatches * devices):

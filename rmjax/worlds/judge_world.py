@@ -24,6 +24,7 @@ from rmjax.worlds.language import Answer, Question, chance, pick
 GOLD_WEIGHTS = {"sum": 16, "topic": 8, "word": 4, "end": 2, "size": 1}  # each outweighs all that follow
 SPLITS = {"sft": 8, "train": 4, "dev": 2, "test": 2}  # shares of all possible items, in sixteenths
 HINT_TRIES = 16
+MISSES = 20_000  # draws in a row that give no new pair: there is none left
 PROMPT = JudgePrompt(
     template="{question} A : {answer_a} B : {answer_b} {hint}judge :",
     verdict=r"\bverdict (A|B)\b",
@@ -92,18 +93,25 @@ class JudgeWorld:
         return random.Random("/".join(map(str, (self.seed, *name))))
 
     def _pairs(self, split: str, seed: int) -> Iterator[tuple[Question, tuple[Answer, Answer]]]:
-        """Endless different pairs (better, worse) of a split. A pair's split is a function of its content."""
+        """Different pairs (better, worse) of a split; UserError when they run out.
+
+        A pair's split is a function of its content.
+        """
         if split not in SPLITS:
             raise UserError(f"split {split!r} is not one of {', '.join(SPLITS)}")
         rng, seen = self._stream("items", split, seed), set()
-        while True:
+        misses = 0
+        while misses < MISSES:
+            misses += 1
             question = Question.draw(rng)
             pair = tuple(Answer.draw(rng, question, self.right) for _ in language.SLOTS)
             worth = [_gold(question, answer) for answer in pair]
             content = _content(question, pair)
             if worth[0] != worth[1] and _split(content) == split and content not in seen:
                 seen.add(content)
+                misses = 0
                 yield question, pair if worth[0] > worth[1] else pair[::-1]
+        raise UserError(f"the world has only about {len(seen):,} different pairs in split {split!r}: ask for fewer")
 
     def _annotate(
         self, question: Question, pair: tuple[Answer, Answer], annotator: random.Random, split: str

@@ -13,6 +13,7 @@ from rmjax import jsonl
 from rmjax.errors import UserError
 from rmjax.jobs.devices import Devices
 from rmjax.records import Judgment
+from rmjax.training.loop import Train
 
 
 def test_the_rest_goes_to_the_axis_that_is_0():
@@ -24,11 +25,16 @@ def test_the_rest_goes_to_the_axis_that_is_0():
     assert Devices().shape(1) == (1, 1, 1)
 
 
+def test_fewer_devices_than_there_are():
+    assert Devices(data=1, fsdp=1).shape(8) == (1, 1, 1)
+    assert Devices(data=3, fsdp=2).shape(8) == (3, 2, 1)
+
+
 @pytest.mark.parametrize(
     ("devices", "said"),
     [
         (Devices(tensor=3), "devices.tensor=3 needs a multiple of 3 devices, but there are 8"),
-        (Devices(data=3, fsdp=2), "needs a multiple of 6 devices, but there are 8"),
+        (Devices(data=3, fsdp=3), "devices.fsdp=3, devices.tensor=1 needs 9 devices, but there are 8"),
         (Devices(tensor=0), "0 for at most one"),
         (Devices(data=-1), "give numbers above 0"),
     ],
@@ -67,5 +73,5 @@ def test_the_cpu_is_as_many_devices_as_it_has_cores(cores, flags, devices):
 
 @pytest.mark.skipif(jax.device_count() > 1, reason="wants one device")
 def test_one_device_needs_no_mesh():
-    with Devices().use(16, 3):
+    with Devices().use(Train(steps=1, batch=16), Train(steps=1, batch=3)):
         assert jax.sharding.get_mesh().empty

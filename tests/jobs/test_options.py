@@ -16,6 +16,7 @@ from rmjax.jobs.verify import VerifyJob
 from rmjax.methods.bradley_terry import BradleyTerry
 from rmjax.methods.gfriend import Gfriend
 from rmjax.sampling.policy import Sampling
+from rmjax.training.loop import Train
 
 METHOD = BradleyTerry()
 
@@ -24,6 +25,8 @@ METHOD = BradleyTerry()
     ("make", "said"),
     [
         (lambda: GfriendJob(seed=-1), "seed=-1: give a number of at least 0"),
+        (lambda: GfriendJob(sft=Train(steps=1, seed=3)), "sft.seed=3: the job's own --seed decides"),
+        (lambda: JudgeJob(sampling=Sampling(temperature=0.5)), "sampling.temperature=0.5: --evaluation.temperature"),
         (lambda: JudgeJob(seed=2**32), "seed=4294967296: give a number of at least 0 and at most 4294967295"),
         (lambda: VerifyJob(seed=-1), "seed=-1"),
         (lambda: VerifyJob(samples=0), "samples=0"),
@@ -42,6 +45,11 @@ METHOD = BradleyTerry()
         (lambda: Entry(name="x", labels=0, method=METHOD), "entry 'x': labels=0"),
         (lambda: Entry(name="x", labels=1, method=METHOD, draws=-1), "entry 'x': draws=-1"),
         (lambda: Entry(name="x", labels=1, method=AsIs()), "entry 'x': labels=1, grid=()"),
+        (lambda: Entry(name="x", labels=0, method=AsIs(), like="y"), "entry 'x': labels=0, grid=(), like='y'"),
+        (
+            lambda: Entry(name="x", labels=1, method=BradleyTerry(train=Train(steps=1)), grid=((1e-3, 5),), like="y"),
+            "entry 'x': grid=((0.001, 5),), like='y'",
+        ),
         (
             lambda: Entry(name="x", labels=0, method=AsIs(), grid=((1e-3, 5),)),
             "entry 'x': labels=0, grid=((0.001, 5),)",

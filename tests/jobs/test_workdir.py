@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.jobs.workdir import Workdir, differences
+from rmjax.training.loop import Train
 
 
 def test_a_stage_runs_once(tmp_path):
@@ -50,6 +52,16 @@ def test_other_settings_are_refused_by_name(tmp_path):
         Workdir(tmp_path / "run", {"method": {"samples": 8}, "only": ""}, {"f": "1"})
     with pytest.raises(UserError, match=r"content of f '1' -> '2'"):
         Workdir(tmp_path / "run", {"method": {"samples": 4}, "only": ""}, {"f": "2"})
+
+
+def test_what_changes_no_result_may_change(tmp_path):
+    settings = lambda **train: {"sft": to_json(Train(steps=1, **train)), "keep": True}
+    Workdir(tmp_path / "run", settings(), {})
+    Workdir(tmp_path / "run", settings(save_every=5, keep=7, log_every=3, quiet=True, peak_flops=1.0), {})
+    with pytest.raises(UserError, match=r"--sft.batch 16 -> 8"):
+        Workdir(tmp_path / "run", settings(batch=8), {})
+    with pytest.raises(UserError, match=r"--keep True -> False"):
+        Workdir(tmp_path / "run", settings() | {"keep": False}, {})
 
 
 def test_require_names_the_missing_stage(tmp_path):
