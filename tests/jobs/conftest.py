@@ -14,7 +14,7 @@ SETTINGS = """
     --sft.steps 6 --sft.epochs 0 --sft.batch 16 --sft.optimizer.learning-rate 1e-3
     --method.samples 4 --method.sampling.max-new-tokens 24
     --method.train.steps 3 --method.train.epochs 0 --method.train.batch 4 --method.train.pairs-per-group 1
-    --method.train.optimizer.learning-rate 1e-3
+    --method.train.optimizer.learning-rate 1e-3 --method.train.save-every 2
 """
 
 
