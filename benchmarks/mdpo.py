@@ -45,7 +45,7 @@ from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.reference import slot_scores
 from rmjax.objectives.scores import Implicit, LogProb
 from rmjax.training.flops import train_flops
-from rmjax.training.loop import place_rows
+from rmjax.training.loop import Train, place_rows
 from rmjax.training.state import current_mesh
 from rmjax.training.step import gradients
 
@@ -231,7 +231,7 @@ def matmul_rate() -> float:
 def measure(b: Benchmark, config: DecoderConfig = LLAMA) -> dict[str, Any]:
     """Both sides, one after the other, ours over all devices."""
     load, rate = os.getloadavg()[0], matmul_rate()
-    with Devices().use(b.prompts // b.microbatches):
+    with Devices().use(Train(steps=1, batch=b.prompts, microbatches=b.microbatches)):
         return {**sides(b, config, rate), "load_average": round(load, 2), "cores": os.cpu_count()}
 
 

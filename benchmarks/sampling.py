@@ -160,7 +160,7 @@ def measure(b: Benchmark, config: DecoderConfig = LLAMA) -> dict[str, Any]:
     """Runs the benchmark, our side over all devices; what the last line says."""
     nnx.set_graph_mode(False)
     least = floor(b, config)
-    with Devices().use(b.prompts):
+    with Devices().use():
         return sides(b, config, least)
 
 
