@@ -75,3 +75,14 @@ def test_the_cpu_is_as_many_devices_as_it_has_cores(cores, flags, devices):
 def test_one_device_needs_no_mesh():
     with Devices().use(Train(steps=1, batch=16), Train(steps=1, batch=3)):
         assert jax.sharding.get_mesh().empty
+
+
+def test_the_peak_is_measured_on_a_mesh():
+    code = (
+        "import jax; jax.config.update('jax_num_cpu_devices', 2)\n"
+        "from rmjax.sharding import make_mesh\n"
+        "from rmjax.training.flops import measured_peak\n"
+        "with jax.set_mesh(make_mesh((2, 1, 1))): print(measured_peak('float32') > 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip() == "True", run.stderr[-2000:]
