@@ -69,6 +69,8 @@ class Study:
             raise UserError(
                 f"entries: {len(keys)} rows, {len(set(keys))} different: give them different names or labels"
             )
+        if self.sft.seed:
+            raise UserError(f"sft.seed={self.sft.seed}: the study's own --seeds decide; set those")
         searched = {e.key for e in self.entries if e.grid}
         if self.baseline not in {*keys, *(e.name for e in self.entries), ""}:
             raise UserError(f"study: baseline={self.baseline!r} is no row of it; rows: {'; '.join(keys)}")

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rmjax import json_file
 from rmjax.errors import UserError
 from rmjax.training import checkpoint
+from rmjax.training.loop import FREE
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
@@ -27,15 +28,12 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
     return [] if old == new else [f"--{at} {old!r} -> {new!r}"]
 
 
-CHANGEABLE = ("save_every", "keep", "log_every", "quiet", "peak_flops")  # of `Train`: they change no result
-
-
-def _without(config: Any, names: Sequence[str]) -> Any:
-    """A config without these fields of its `Train`s."""
+def _settled(config: Any) -> Any:
+    """A config without the fields of its `Train`s that change no result."""
     if not isinstance(config, Mapping):
         return config
-    free = names if str(config.get("class", "")).endswith(":Train") else ()
-    return {k: _without(v, names) for k, v in config.items() if k not in free}
+    free = FREE if str(config.get("class", "")).endswith(":Train") else ()
+    return {k: _settled(v) for k, v in config.items() if k not in free}
 
 
 class Workdir:
@@ -56,7 +54,7 @@ class Workdir:
         except OSError as e:
             raise UserError(f"--workdir {self.path}: not writable ({e.strerror}); give another folder") from e
         kept = {k: v for k, v in config.items() if k != "only"}
-        self.identity = {"config": _without(kept, CHANGEABLE), "data": dict(data_hashes)}
+        self.identity = {"config": _settled(kept), "data": dict(data_hashes)}
         lock = self.path / "identity.json"
         if lock.exists():
             changed = differences(json_file.read(lock), json.loads(json.dumps(self.identity)))

@@ -20,7 +20,7 @@ from rmjax.models.blockwise import BLOCK, MASKED, WIDE, Layout
 from rmjax.models.layers import softcap as cap_logits
 from rmjax.sharding import RULES
 
-LONG = 256  # tokens; a gradient on a CPU by blocks is 2 times as fast there, 3 to 5 at 512 and 6 at 1,024
+LONG = 256  # tokens; a gradient on 2 CPU cores by blocks is 1.5 times as fast there, 1.7 at 512 and 4 at 1,024
 
 
 def visible(

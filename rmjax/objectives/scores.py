@@ -5,6 +5,7 @@ Dimensions: b rows, t tokens, n scored tokens, c candidate slots, d model, v voc
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Iterable
@@ -84,17 +85,17 @@ def hidden_states(module: Any, rows: Rows) -> Float[Array, "b t d"]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Score:
+class Score(abc.ABC):
     """Maps a forward pass to one score per slot. Calling a score runs the forward pass as well."""
 
     needs_logps: ClassVar[bool]
     beta: ClassVar[float]  # the scale of scores against log-ratios
 
+    @abc.abstractmethod
     def of(self, module: Any, hidden: Array, logps: Any, rows: Rows) -> Float[Array, "b c"]:
         """The scores, given what the forward pass left; `logps` [b, c] are sums, or None where not needed."""
-        raise NotImplementedError
 
-    def check(self, groups: Iterable[Group], model: Any = None) -> None:
+    def check(self, groups: Iterable[Group], model: Any = None) -> None:  # noqa: B027 - most need nothing
         """Raises UserError where the groups or the model lack what the score needs."""
 
     def __call__(self, model: Any, params: Any, rows: Rows) -> Float[Array, "b c"]:

@@ -32,7 +32,7 @@ from rmjax.training.step import train_step
 from rmjax.training.termination import Termination
 
 LONG = 1e12  # FLOPs of a run from which on its device's peak is worth measuring
-FREE = {"train.save_every", "train.keep", "train.log_every", "train.quiet", "train.peak_flops"}  # may change on resume
+FREE = ("save_every", "keep", "log_every", "quiet", "peak_flops")  # fields of `Train` that change no result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,8 @@ def _settings(
     """What makes a run this one: a checkpoint of another is refused."""
     parts = {"model": model.config, "head": model.head, "objective": objective, "train": train}
     parts |= {f"contract.{key}": value for key, value in (contract or {}).items()}
-    fields = {k: v for at, part in parts.items() for k, v in describe(part, at).items() if k not in FREE}
+    free = {f"train.{name}" for name in FREE}
+    fields = {k: v for at, part in parts.items() for k, v in describe(part, at).items() if k not in free}
     return {**fields, "data": fingerprint(groups), "initial parameters": f"{checksum(params):08x}"}
 
 
