@@ -246,7 +246,7 @@ def sides(b: Benchmark, config: DecoderConfig, rate: float) -> dict[str, Any]:
     own = Ours(model, params, groups, microbatches=b.microbatches)
     own.run()  # the first touches its memory for the first time
     result, seconds, cpu = timed(own.run, b.runs)
-    out: dict[str, Any] = {"name": "mdpo", "ours": round(seconds, 3), "peer": None, "ratio": None}
+    out: dict[str, Any] = {"name": "mdpo", "ours": round(seconds, 6), "peer": None, "ratio": None}
     out |= {"floor_ratio": round(seconds * rate / own.flops, 3), "agree": False}
     out |= {"cpu_seconds": round(cpu, 3), "compile_seconds": round(own.compile_seconds, 1)}
     out |= {"floor_seconds": round(own.flops / rate, 3), "gflop": round(own.flops / 1e9, 1)}
@@ -266,7 +266,7 @@ def sides(b: Benchmark, config: DecoderConfig, rate: float) -> dict[str, Any]:
             _, out["peer_precomputed"], _ = timed(peer.run, b.peer_runs)
             apart = difference(result, (loss, peer.gradient(folder, model)))
         out["ratio"] = round(out["peer"] / seconds, 2)
-        out |= {k: round(out[k], 3) for k in ("peer", "peer_cpu_seconds", "peer_reference", "peer_precomputed")}
+        out |= {k: round(out[k], 6) for k in ("peer", "peer_cpu_seconds", "peer_reference", "peer_precomputed")}
     return out | {"agree": max(apart.values()) < TOLERANCE, **apart, "tolerance": TOLERANCE, "loss": result[0]}
 
 

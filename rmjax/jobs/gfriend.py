@@ -79,8 +79,10 @@ class GfriendJob:
         base = self.model.directory()
         judge = self.judge(base)
         hints = self.method.refinement.hints > 0
-        train = self.lengths.fitting(judge, train, policy=self.lengths.train, what="training pairs", hints=hints)
-        held = self.lengths.fitting(judge, held, policy=self.lengths.evaluation, what="held-out pairs")
+        sampler = dataclasses.replace(judge, constrained=self.method.constrained)
+        train = self.lengths.fitting(sampler, train, policy=self.lengths.train, what="training pairs", hints=hints)
+        voter = dataclasses.replace(judge, constrained=self.evaluation.constrained)
+        held = self.lengths.fitting(voter, held, policy=self.lengths.evaluation, what="held-out pairs")
         demonstrations = []
         if self.demonstrations:
             found = read_demonstrations(self.demonstrations)
@@ -94,7 +96,8 @@ class GfriendJob:
             self.method.objective.check_smooth(p.smooth, f"pair {p.id!r}")
         hashes[f"weights of {self.model.path}"] = fingerprint(judge.params)
         # Only now: a command that was refused must not leave its settings behind.
-        work = Workdir(self.workdir, to_json(self), hashes)
+        first_read = {"method.refinement": "refine-1", "method.objective": "mdpo-1", "method.train": "mdpo-1"}
+        work = Workdir(self.workdir, to_json(self), hashes, first_read={**first_read, "evaluation": "evaluate"})
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
 
         self.stage(work, "sft", "", lambda folder: self.sft_stage(base, demonstrations, folder))

@@ -69,6 +69,7 @@ class JudgeJob:
         directory = self.model.directory()
         prompt = self.prompt or saved_prompt(directory) or JSON_JUDGE
         judge = load_judge(directory, self.model, prompt, self.sampling, seed=self.seed)
+        judge = dataclasses.replace(judge, constrained=self.evaluation.constrained)
         items = self.lengths.fitting(judge, items, policy=self.lengths.evaluation, what="pairs")
         if self.evaluation.constrained:
             Labels.of(judge.chat, prompt).require_forced(prompt)

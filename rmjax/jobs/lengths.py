@@ -43,7 +43,7 @@ class Lengths:
           UserError: one does not and the policy is `error`, or none does; `hints`, and the judge prompt has no hint.
         """
         ways = list(itertools.product(SLOTS, (None, *SLOTS) if hints else (None,)))
-        needs = [(max(len(judge.prompt_ids(p, *way)) for way in ways), judge.sampling.max_new_tokens) for p in items]
+        needs = [(max(len(judge.prompt_ids(p, *way)) for way in ways), judge.longest) for p in items]
         named = "prompt with its hint" if hints else "prompt"
         mend = "raise --lengths.max-length, lower sampling.max-new-tokens or shorten the prompt's template"
         return kept(items, needs, self._most(judge), policy=policy, what=what, parts=(named, "judgment"), mend=mend)

@@ -39,8 +39,19 @@ def _settled(config: Any) -> Any:
 class Workdir:
     """The folder of one run. The same command continues it; another configuration is refused."""
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any], data_hashes: Mapping[str, str]):
+    def __init__(
+        self,
+        path: str | Path,
+        config: Mapping[str, Any],
+        data_hashes: Mapping[str, str],
+        *,
+        first_read: Mapping[str, str] | None = None,
+    ):
         """Opens or makes the folder.
+
+        Args:
+          first_read: settings (`method.train`) -> the first stage that reads them. They may change until that stage
+            has left a file: what was sampled is not lost over a training row that proves too short for it.
 
         Raises:
           UserError: not writable, or it holds a run with other settings or other data.
@@ -58,6 +69,8 @@ class Workdir:
         lock = self.path / "identity.json"
         if lock.exists():
             changed = differences(json_file.read(lock), json.loads(json.dumps(self.identity)))
+            free = [f"--config.{at}." for at, stage in (first_read or {}).items() if not self._begun(stage)]
+            changed = [c for c in changed if not c.startswith(tuple(free))]
             changed = [
                 c.replace("--config.", "--").replace("--data.", "content of ")
                 if c.startswith("--data.")
@@ -70,11 +83,14 @@ class Workdir:
                     f"--workdir {self.path} holds a run with other settings ({'; '.join(changed[:4])}): "
                     "repeat its settings to continue it, or give another --workdir"
                 )
-        else:
-            json_file.write(lock, self.identity)
+        json_file.write(lock, self.identity)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    def _begun(self, stage: str) -> bool:
+        folder = self.path / stage
+        return folder.is_dir() and any(folder.iterdir())
 
     def done(self, stage: str) -> Mapping[str, Any] | None:
         """What the stage left when it finished, or None."""

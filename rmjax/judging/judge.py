@@ -122,6 +122,14 @@ class Judge:
         """Token ids of the rendered judge prompt."""
         return tuple(self.chat.prompt_ids(self.prompt.render(item, slot, hint)))
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest judgment: what may be sampled and, where a verdict may be forced, that verdict."""
+        if not self.constrained:
+            return self.sampling.max_new_tokens
+        verdict = len(self.chat.text_ids(self.prompt.prefix)) + 1 + len(self.chat.completion_ids(self.prompt.suffix))
+        return self.sampling.max_new_tokens + verdict
+
     def _answer(self, asks: Sequence[Ask], path: Path | None) -> list[Judgment]:
         """The judgments asked for: those on file, and the rest sampled now and written with them, whole."""
         times = Counter(ask.id for ask in asks)

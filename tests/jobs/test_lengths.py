@@ -27,14 +27,17 @@ class Words:
     def prompt_ids(self, messages):
         return " ".join(m.content for m in messages).split()
 
+    def text_ids(self, text):
+        return text.split()
+
     def completion_ids(self, text):
         return [*text.split(), "end"]
 
 
-def judge(prompt: JudgePrompt = PROMPT) -> Judge:
+def judge(prompt: JudgePrompt = PROMPT, *, constrained: bool = False) -> Judge:
     """Ten new tokens at twenty positions: a prompt may have ten."""
     model = SimpleNamespace(config=SimpleNamespace(max_positions=MOST))
-    return Judge(model, None, Words(), prompt, Sampling(max_new_tokens=10), seed=0)
+    return Judge(model, None, Words(), prompt, Sampling(max_new_tokens=10), seed=0, constrained=constrained)
 
 
 def pair(words: int) -> Preference:
@@ -113,3 +116,15 @@ def test_the_job_trains_on_the_demonstrations_that_fit(job, files, tmp_path):
     dataclasses.replace(job, workdir=str(tmp_path / "w"), only="sft", lengths=lengths).run("")
     done = json.loads((tmp_path / "w" / "sft" / "done.json").read_text())
     assert done["demonstrations"] == sum(size <= sizes[20] for size in sizes) < 64
+
+
+def test_a_forced_verdict_needs_room_too():
+    """After ten sampled tokens: the prefix (one word), the label, the end."""
+    prompt = dataclasses.replace(PROMPT, prefix="so: ", suffix="")
+    judges = {constrained: judge(prompt, constrained=constrained) for constrained in (False, True)}
+    fits = {
+        constrained: [p.id for p in Lengths().fitting(j, [pair(6), pair(8), pair(9)], policy="drop", what="pairs")]
+        for constrained, j in judges.items()
+    }
+    assert judges[True].longest == 13
+    assert fits == {False: ["p6", "p8", "p9"], True: ["p6"]}

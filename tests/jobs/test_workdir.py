@@ -64,6 +64,24 @@ def test_what_changes_no_result_may_change(tmp_path):
         Workdir(tmp_path / "run", settings() | {"keep": False}, {})
 
 
+def test_a_setting_may_change_until_its_stage_begins(tmp_path):
+    open_ = lambda length, samples=4: Workdir(
+        tmp_path / "run",
+        {"method": {"train": {"length": length}, "samples": samples}},
+        {},
+        first_read={"method.train": "mdpo-1"},
+    )
+    (tmp_path / "run" / "mdpo-1").mkdir(parents=True)  # refused before it wrote anything
+    open_(64)
+    work = open_(128)
+    with pytest.raises(UserError, match=r"--method.samples 4 -> 8"):
+        open_(128, samples=8)
+    work.stage("mdpo-1", lambda folder: None)
+    with pytest.raises(UserError, match=r"--method.train.length 128 -> 64"):
+        open_(64)
+    open_(128)
+
+
 def test_require_names_the_missing_stage(tmp_path):
     work = Workdir(tmp_path / "run", {}, {})
     with pytest.raises(UserError, match="sample-1 needs stage sft"):
