@@ -1,4 +1,4 @@
-"""The token contract: the one path from messages to ids and back.
+"""The token contract of decoders: the one path from messages to ids and back (encoders: `text_pair.py`).
 
 Ids only: a prompt ends where its ids end, and a completion's ids follow. Nothing is rendered to text and tokenised
 again, no boundary is looked for in text, and nothing is inferred from padding ids.
@@ -10,9 +10,6 @@ Two templates. "chat" is the tokenizer's own chat template, with its generation 
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,20 +17,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-import transformers
 
-from rmjax import json_file, jsonl
+from rmjax import json_file
+from rmjax.data.contract import TokenContract, load_tokenizer, saved_contract, short_hash
 from rmjax.errors import UserError
 from rmjax.records import Message, Messages
 
 Template = Literal["auto", "chat", "raw"]
-CONTRACT = "contract.json"
 DATE = "26 Jul 2024"  # Llama 3's templates write today's date unless one is given; a prompt must not change overnight
-PROBE = "The 3 cats' 12.5 naïve  cafés — 東京 🙂\n\n\tdef f(x):\r\n  return x<=1 </s> [INST]"
 OPEN, CLOSE = "\ue000", "\ue001"  # around a number: stands for a special token's name that occurs in a content
 
 
-class Chat:
+class Chat(TokenContract):
     """A tokenizer with its template, its one BOS rule and its end of turn."""
 
     def __init__(self, tokenizer: Any, *, template: Template = "auto", eos: Sequence[int] = ()):
@@ -43,7 +38,7 @@ class Chat:
             raise UserError(f"template={template!r}: use 'auto', 'chat' or 'raw'")
         if template == "chat" and not tokenizer.chat_template:
             raise UserError("template='chat', but the tokenizer has no chat template; use template='raw' or 'auto'")
-        self.tokenizer = tokenizer
+        super().__init__(tokenizer)
         self.template = ("chat" if tokenizer.chat_template else "raw") if template == "auto" else template
         self._special = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
         self._names = (OPEN, *self._special)
@@ -54,7 +49,6 @@ class Chat:
             dict.fromkeys(i for i in (self.end, tokenizer.eos_token_id, *eos) if i is not None)
         )
         self.pad: int = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self.vocab: int = 1 + max(tokenizer.get_vocab().values())
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, template: Template = "auto", vocab: int | None = None) -> Chat:
@@ -63,12 +57,8 @@ class Chat:
         A saved contract settles the template where `template` is "auto"; `vocab` is the model's (`require_vocab`).
         Raises UserError.
         """
-        saved = _saved(path)
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(os.fspath(path))
-        except Exception as error:  # the loaders of transformers and tokenizers raise any type, bare Exception included
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path}: no tokenizer can be loaded ({reason}); name a directory that holds one") from None
+        saved = saved_contract(path)
+        tokenizer = load_tokenizer(path)
         if saved is None:
             chat = cls(tokenizer, template=template, eos=_generation_eos(path))
         else:
@@ -91,68 +81,30 @@ class Chat:
             raise UserError(f"the prompt has more than one BOS (id {self.bos}): mend the tokenizer's chat template")
         return ids + self.text_ids(continue_text)
 
-    def completion_ids(self, text: str, *, end: bool = True) -> list[int]:
-        """Ids of an assistant's text, without BOS; with the end of turn if `end`."""
-        return [*self.text_ids(text), *([self.end] if end else [])]
-
     def text_ids(self, text: str) -> list[int]:
         """Ids of plain text: no special token is added, and the name of one is read as text."""
         if not text:
             return []
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
-    def text(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens left out."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    def require_vocab(self, size: int) -> None:
-        """Raises UserError where the tokenizer gives ids that a model of `size` embeddings does not have."""
-        if self.vocab > size:
-            raise UserError(
-                f"the tokenizer has ids up to {self.vocab - 1}, the model only {size} embeddings: "
-                f"they do not belong together; name the tokenizer that came with the model"
-            )
-
     def contract(self) -> dict[str, Any]:
         """What must be the same wherever a model is trained, sampled, scored and served; ready for JSON."""
         return {
             "template": self.template,
-            "template_hash": _hash(self.tokenizer.chat_template if self.template == "chat" else "raw-1"),
-            "tokenizer_hash": _hash([sorted(self.tokenizer.get_vocab().items()), self.text_ids(PROBE)]),
+            "template_hash": short_hash(self.tokenizer.chat_template if self.template == "chat" else "raw-1"),
+            "tokenizer_hash": self.tokenizer_hash(),
             "bos": self.bos,
             "end": self.end,
             "eos": list(self.eos),
             "vocab": self.vocab,
         }
 
-    @functools.cached_property
-    def hash(self) -> str:
-        """16 hex digits that stand for the contract."""
-        return _hash(self.contract())
-
-    def save(self, directory: str | os.PathLike) -> None:
-        """Writes the tokenizer's files and contract.json. Raises UserError where the place cannot be written."""
-        path = Path(directory) / CONTRACT
-        with jsonl.writing(path):
-            self.tokenizer.save_pretrained(os.fspath(directory))
-        json_file.write(path, self.contract())
-
-    def check(self, directory: str | os.PathLike) -> None:
-        """Raises UserError where the contract saved in a directory is another one; a directory without one passes."""
-        saved, ours = _saved(directory), self.contract()
-        for name in ours if saved is not None else ():
-            if saved.get(name) != ours[name]:
-                raise UserError(
-                    f"{Path(directory) / CONTRACT}: field {name!r} is {saved.get(name)!r}, but the tokenizer in use "
-                    f"has {ours[name]!r}; use the tokenizer and the template that the model was trained with"
-                )
-
     def _render(self, messages: Messages) -> str:
         """Text with marks in place of special tokens' names that occur in contents."""
         turns = [{"role": m.role, "content": self._mark(m.content)} for m in messages]
         if self.template == "chat":
             return self._apply(turns, add_generation_prompt=True)
-        return _raw(turns)
+        return raw_text(turns)
 
     def _apply(self, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
         try:
@@ -202,22 +154,13 @@ class Chat:
         return self.tokenizer.eos_token_id
 
 
-def _raw(turns: Sequence[Mapping[str, str]]) -> str:
+def raw_text(turns: Sequence[Mapping[str, str]]) -> str:
+    """The raw template's text of turns {"role", "content"}, up to where the assistant's next one begins."""
     names = {"system": "", "user": "User:\n", "assistant": "Assistant:\n"}
     for turn in turns:
         if turn["role"] not in names:
             raise UserError(f"role {turn['role']!r}: the raw template knows {', '.join(names)}")
     return "".join(f"{names[t['role']]}{t['content']}\n\n" for t in turns) + names["assistant"]
-
-
-def _saved(path: str | os.PathLike) -> dict[str, Any] | None:
-    file = Path(path) / CONTRACT
-    if not file.is_file():
-        return None
-    saved = json_file.read(file)
-    if not isinstance(saved, dict) or not {"template", "eos"} <= saved.keys():
-        raise UserError(f"{file}: not a token contract; copy the export again, or remove the file")
-    return saved
 
 
 def _generation_eos(path: str | os.PathLike) -> tuple[int, ...]:
@@ -226,7 +169,3 @@ def _generation_eos(path: str | os.PathLike) -> tuple[int, ...]:
         return ()
     ids = json_file.read(file).get("eos_token_id")
     return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

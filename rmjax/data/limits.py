@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from rmjax.data.loads import load
@@ -51,6 +51,8 @@ def limit(
     out, kept, dropped = [], [], Counter()
     for index, group in enumerate(groups):
         check(group)
+        if share and any(group.skip):
+            raise UserError(f"group {group.id!r}: its completions have prompts of their own, which share=True ignores")
         reason = _excess(group, shape, pairs_per_group, share)
         if reason == "too_long" and overlong == "keep_end_of_prompt":
             group = _cut(group, shape.length, bos, pairs_per_group, share)
@@ -89,6 +91,8 @@ def _complaint(group: Group, shape: RowShape, reason: str, pairs_per_group: int 
 def _cut(group: Group, length: int, bos: int | None, pairs_per_group: int | None, share: bool) -> Group:
     """Takes tokens from the prompt's start; at least one token (and a first BOS) stays."""
     size = load(group, pairs_per_group=pairs_per_group, share=share)
+    if any(group.skip):  # its contract has cut it already, to what the model can read
+        return group
     copies = 1 if share else size.slots
     over = -(-(size.length - length) // copies)
     head = 1 if bos is not None and group.prompt[0] == bos else 0
@@ -115,8 +119,12 @@ def check(group: Group) -> None:
     for i, ids in enumerate(group.completions):
         if not len(ids):
             fail(f"completion {i} has no token")
-    if len(group.ref_logps) not in (0, len(group.completions)):
-        fail(f"{len(group.ref_logps)} ref_logps for {len(group.completions)} completions")
+    for name in ("ref_logps", "skip"):
+        if len(getattr(group, name)) not in (0, len(group.completions)):
+            fail(f"{len(getattr(group, name))} {name} for {len(group.completions)} completions")
+    for skip in group.skip:
+        if not 0 <= skip < len(group.prompt):
+            fail(f"skip {skip} of a prompt of {len(group.prompt)} tokens")
     for i, j in group.pairs:
         if i == j or not (0 <= i < len(group.completions) and 0 <= j < len(group.completions)):
             fail(f"pair ({i}, {j}) among {len(group.completions)} completions")
@@ -127,3 +135,17 @@ def check(group: Group) -> None:
         for value in getattr(group, name):
             if not math.isfinite(value):
                 fail(f"{name} is {value}")
+
+
+def require_context(groups: Iterable[Group], context: int | None) -> None:
+    """Raises UserError where a prompt with one of its completions has more tokens than the model has positions."""
+    if context is None:
+        return
+    for group in groups:
+        for i, ids in enumerate(group.completions):
+            size = len(group.prompt_of(i)) + len(ids)
+            if size > context:
+                raise UserError(
+                    f"group {group.id!r}: prompt and completion {i} have {size} tokens, but the model reads {context}: "
+                    "cut them first (TextPair.cut), or leave the record out"
+                )

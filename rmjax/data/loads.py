@@ -30,13 +30,14 @@ class Load(NamedTuple):
 def load(group: Group, *, pairs_per_group: int | None = None, share: bool = True) -> Load:
     """The group's load; with `pairs_per_group`, the largest load that any draw of that many pairs can have."""
     lengths = [len(c) for c in group.completions]
+    copies = [0 if share else len(group.prompt_of(i)) for i in range(len(lengths))]
     pairs = len(group.pairs)
     if pairs_per_group is not None and pairs:
         named = {i for pair in group.pairs for i in pair}
         pairs = min(pairs, pairs_per_group)
-        lengths = sorted((lengths[i] for i in named), reverse=True)[: 2 * pairs]
-    prompts = 1 if share else len(lengths)
-    return Load(prompts * len(group.prompt) + sum(lengths), len(lengths), sum(lengths), pairs)
+        lengths, copies = (sorted((x[i] for i in named), reverse=True)[: 2 * pairs] for x in (lengths, copies))
+    prompts = len(group.prompt) if share else sum(copies)
+    return Load(prompts + sum(lengths), len(lengths), sum(lengths), pairs)
 
 
 def bucket(n: int) -> int:

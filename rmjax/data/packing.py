@@ -98,7 +98,8 @@ def pack(
 ) -> Packed:
     """Packs every group once. What does not fit the shape goes by the policy `overlong` (see `limits.limit`).
 
-    share=False gives each candidate its own copy of the prompt: the same numbers, slower; the oracle of tests.
+    share=False gives each candidate its own copy of the prompt: what encoders need, and for decoders the same numbers,
+    slower: the oracle of tests.
     Raises UserError for groups that are malformed, or over-long where the policy is "error".
     """
     limited = limit(groups, shape, overlong=overlong, bos=bos, share=share)
@@ -164,10 +165,11 @@ def assemble(groups: Sequence[Group], shape: RowShape, *, share: bool = True) ->
         if share:
             put(group.prompt, 0, 0)
         for i, ids in enumerate(group.completions):
+            prompt = group.prompt if share else group.prompt_of(i)
             if not share:
-                put(group.prompt, 0, 0)
+                put(prompt, 0, 0)
             before = at - 1 if i == 0 or not share else before  # the prompt's last token
-            start = put(ids, len(group.prompt), slots + 1)
+            start = put(ids, len(prompt), slots + 1)
             span = slice(targets, targets + len(ids))
             row.target[span] = np.arange(start, at)
             row.source[span] = np.arange(start - 1, at - 1)

@@ -32,6 +32,7 @@ def draw(group: Group, rng: np.random.Generator, pairs: int) -> Group:
         group,
         completions=[group.completions[i] for i in named],
         ref_logps=[group.ref_logps[i] for i in named] if len(group.ref_logps) else (),
+        skip=[group.skip[i] for i in named] if len(group.skip) else (),
         pairs=[(number[group.pairs[k][0]], number[group.pairs[k][1]]) for k in chosen],
         weight=pick(group.weight),
         margin=pick(group.margin),
@@ -66,6 +67,7 @@ def batches(
     steps: int = 0,
     epochs: int = 0,
     pairs_per_group: int | None = None,
+    share: bool = True,
     window: int = WINDOW,
     process: int | None = None,
     processes: int | None = None,
@@ -74,7 +76,8 @@ def batches(
 
     Give `steps` (endless epochs, cut after that many batches) or `epochs` (the last batch is padded with empty rows,
     and every process gets the same number of batches). `pairs_per_group=n` draws n of a group's pairs anew at every
-    visit. Every group must fit the shape (see `limits.limit`). Raises UserError.
+    visit. share=False gives each candidate its own copy of the prompt (see `packing.pack`). Every group must fit the
+    shape (see `limits.limit`). Raises UserError.
     """
     if bool(steps) == bool(epochs) or steps < 0 or epochs < 0:
         raise UserError(f"steps={steps}, epochs={epochs}: give one of the two, above 0")
@@ -86,7 +89,7 @@ def batches(
         raise UserError(f"pairs_per_group={pairs_per_group}: give a number above 0, or leave it out for all pairs")
     if not groups:
         raise UserError("no group to train on: every record was dropped or none was given")
-    limit(groups, shape, pairs_per_group=pairs_per_group)
+    limit(groups, shape, pairs_per_group=pairs_per_group, share=share)
 
     order = Order(len(groups), seed)
 
@@ -98,15 +101,14 @@ def batches(
         return dataset[which::processes]
 
     rows = batch // processes
-    total = steps or max(-(-_count_rows(visits(p), shape, window) // rows) for p in range(processes))
-    return Batches(
-        visits(process), shape, rows=rows, total=total, window=window, origin=_origin(groups, seed, processes)
-    )
+    total = steps or max(-(-_count_rows(visits(p), shape, window, share) // rows) for p in range(processes))
+    origin = _origin(groups, seed, processes)
+    return Batches(visits(process), shape, rows=rows, total=total, share=share, window=window, origin=origin)
 
 
-def _count_rows(visits: grain.MapDataset, shape: RowShape, window: int) -> int:
+def _count_rows(visits: grain.MapDataset, shape: RowShape, window: int, share: bool) -> int:
     packer = FirstFit(shape, window=window)
-    closed = sum(packer.add(i, load(visits[i])) is not None for i in range(len(visits)))
+    closed = sum(packer.add(i, load(visits[i], share=share)) is not None for i in range(len(visits)))
     return closed + len(packer.open_rows())
 
 
@@ -120,12 +122,23 @@ def _origin(groups: Sequence[Group], seed: int, processes: int) -> str:
 class Batches(grain.DatasetIterator[Rows]):
     """Packed batches. The state is the number of visits made and the visits that wait in open rows."""
 
-    def __init__(self, visits: grain.MapDataset, shape: RowShape, *, rows: int, total: int, window: int, origin: str):
+    def __init__(
+        self,
+        visits: grain.MapDataset,
+        shape: RowShape,
+        *,
+        rows: int,
+        total: int,
+        share: bool,
+        window: int,
+        origin: str,
+    ):
         super().__init__()
         self.shape = shape
         self.rows = rows
         self.total = total
         self._visits = visits
+        self._share = share
         self._window = window
         self._origin = origin
         self.set_state({"origin": origin, "batch": 0, "next": 0, "open": []})
@@ -144,14 +157,14 @@ class Batches(grain.DatasetIterator[Rows]):
         while self._next < len(self._visits):
             key, self._next = self._next, self._next + 1
             self._waiting[key] = self._visits[key]
-            closed = self._packer.add(key, load(self._waiting[key]))
+            closed = self._packer.add(key, load(self._waiting[key], share=self._share))
             if closed is not None:
                 return self._take(closed)
         closed = self._packer.close()
         return empty(self.shape) if closed is None else self._take(closed)
 
     def _take(self, keys: list[int]) -> Rows:
-        return assemble([self._waiting.pop(key) for key in keys], self.shape)
+        return assemble([self._waiting.pop(key) for key in keys], self.shape, share=self._share)
 
     def get_state(self) -> dict[str, Any]:
         """A JSON-ready state; the same whatever made it, so that a checkpoint of it can be compared."""
@@ -167,4 +180,5 @@ class Batches(grain.DatasetIterator[Rows]):
         self._batch, self._next = state["batch"], state["next"]
         self._waiting = {key: self._visits[key] for row in state["open"] for key in row}
         self._packer = FirstFit(self.shape, window=self._window)
-        self._packer.reopen([[(key, load(self._waiting[key])) for key in row] for row in state["open"]])
+        size = lambda key: load(self._waiting[key], share=self._share)
+        self._packer.reopen([[(key, size(key)) for key in row] for row in state["open"]])

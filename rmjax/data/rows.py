@@ -26,6 +26,15 @@ class Group:
     weight: Sequence[float] = ()  # one per pair; empty: 1
     margin: Sequence[float] = ()  # one per pair; empty: 0
     smooth: Sequence[float] = ()  # one per pair; empty: 0
+    # One per completion: tokens after the prompt's first that its own copy of the prompt leaves out (rows packed with
+    # share=False only); empty: none.
+    skip: Sequence[int] = ()
+
+    def prompt_of(self, completion: int) -> Sequence[int]:
+        """The prompt as this completion's own copy of it has it."""
+        if not len(self.skip) or not self.skip[completion]:
+            return self.prompt
+        return [self.prompt[0], *self.prompt[1 + self.skip[completion] :]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +52,8 @@ class RowShape:
 class Rows:
     """A batch of packed rows; -1 marks what is not there.
 
-    i sees j iff group_i == group_j and j <= i (index in the row) and branch_j in {0, branch_i}.
+    i sees j iff group_i == group_j and j <= i (index in the row) and branch_j in {0, branch_i}. An encoder's tokens see
+    all of their group; its rows are packed with share=False, so that every candidate is a group of its own.
     """
 
     tokens: Leaf  # [b, t] int32

@@ -1,4 +1,4 @@
-"""Decoders, reward heads, caches, and weights in and out. Flax NNX is used nowhere else."""
+"""Decoders, encoders, reward heads, caches, and weights in and out. Flax NNX is used nowhere else."""
 
 from flax import nnx
 

@@ -40,6 +40,21 @@ def visible(
     return mask
 
 
+def attend_both_ways(
+    q: Float[Array, "b t n h"], k: Float[Array, "b t n h"], v: Float[Array, "b t n h"], group: Int[Array, "b t"]
+) -> Float[Array, "b t n h"]:
+    """An encoder's attention: a token sees its whole group, before and after it. Padding gets anything finite."""
+    b, t, n, h = q.shape
+    q, scale = q[:, :, :, None], h**-0.5
+    if t < LONG:
+        out = dense(q, k, v, group[:, :, None] == group[:, None, :], 0.0, scale)
+    else:
+        none = jnp.zeros_like(group)
+        layout = Layout(none, group, none, jnp.ones((), jnp.int32))
+        out = _by_blocks(q, k, v, layout, 0.0, scale, causal=False)
+    return out.reshape(b, t, n, h)
+
+
 def attend(
     q: Float[Array, "b t n h"],
     k: Float[Array, "b t k h"],
@@ -79,7 +94,9 @@ def dense(
     return jnp.einsum("bkqts,bskh->btkqh", weights, v)
 
 
-def _by_blocks(q: Array, k: Array, v: Array, layout: Layout, softcap: float, scale: float) -> Array:
+def _by_blocks(
+    q: Array, k: Array, v: Array, layout: Layout, softcap: float, scale: float, *, causal: bool = True
+) -> Array:
     """`blockwise.attend` on rows filled up to whole blocks; under a mesh, each device by itself on its rows and heads.
 
     Its loops have as many turns as there is work, which no automatic partition of them could know.
@@ -90,7 +107,7 @@ def _by_blocks(q: Array, k: Array, v: Array, layout: Layout, softcap: float, sca
     fill = lambda x, value=0: jnp.pad(x, ((0, 0), (0, more)) + ((0, 0),) * (x.ndim - 2), constant_values=value)
     q, k, v = fill(q), fill(k), fill(v)
     layout = Layout(fill(layout.positions), fill(layout.group, -1), fill(layout.branch), layout.window)
-    run = lambda q, k, v, layout: blockwise.attend(q, k, v, layout, softcap, scale, block)
+    run = lambda q, k, v, layout: blockwise.attend(q, k, v, layout, softcap, scale, block, causal)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
 

@@ -53,7 +53,7 @@ def classes(blocks: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _plan(layout: Layout, block: int) -> _Plan:
+def _plan(layout: Layout, block: int, causal: bool = True) -> _Plan:
     """Needed key blocks by the extents of groups, branches and positions: never too few, and exact on most rows."""
     b, t = layout.group.shape
     cut = lambda x: x.reshape(b, t // block, block)
@@ -72,7 +72,8 @@ def _plan(layout: Layout, block: int) -> _Plan:
     first, last = extent(positions, there)
     needed = meet(group, there) & (any_prompt | meet(branch, there & (branch > 0)))
     needed &= first[:, :, None] - last[:, None, :] < layout.window
-    needed &= jnp.tril(jnp.ones(needed.shape[1:], bool))
+    if causal:
+        needed &= jnp.tril(jnp.ones(needed.shape[1:], bool))
 
     needed = needed.reshape(b * (t // block), t // block)
     blocks = jnp.argsort(~needed, axis=1, stable=True).astype(jnp.int32)
@@ -98,8 +99,8 @@ def _each_item(plan: _Plan, carry: Any, body: Callable[[Any, Array, int], Any]) 
 class _Item:
     """One query block and the keys it sees, by dynamic slices of the whole batch's arrays."""
 
-    def __init__(self, plan: _Plan, layout: Layout, item: Array, size: int, block: int):
-        self.block, self.columns = block, layout.group.shape[1] // block
+    def __init__(self, plan: _Plan, layout: Layout, item: Array, size: int, block: int, causal: bool):
+        self.causal, self.block, self.columns = causal, block, layout.group.shape[1] // block
         self.row, self.at = item // self.columns, item % self.columns
         self.blocks = jax.lax.dynamic_slice(plan.blocks, (item, 0), (1, size))[0]
         self.needs = plan.needs[item]
@@ -149,7 +150,9 @@ class _Item:
         index = (self.at * self.block + inside)[:, None], (self.blocks[:, None] * self.block + inside).reshape(1, -1)
         needed = jnp.repeat(jnp.arange(self.blocks.shape[0]) < self.needs, self.block)[None]
         branch = at_keys(layout.branch)
-        mask = (at_queries(layout.group) == at_keys(layout.group)) & (index[1] <= index[0]) & needed
+        mask = (at_queries(layout.group) == at_keys(layout.group)) & needed
+        if self.causal:
+            mask &= index[1] <= index[0]
         mask &= (branch == 0) | (branch == at_queries(layout.branch))
         return mask & (at_queries(layout.positions) - at_keys(layout.positions) < layout.window)
 
@@ -173,7 +176,7 @@ def _dot(x: Array, y: Array, i: int, j: int) -> Float[Array, "k m n"]:
     return jax.lax.dot_general(x, y, (((i,), (j,)), ((0,), (0,))), preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def attend(
     q: Float[Array, "b t k q h"],
     k: Float[Array, "b t k h"],
@@ -182,20 +185,24 @@ def attend(
     softcap: float,
     scale: float,
     block: int,
+    causal: bool = True,
 ) -> Float[Array, "b t k q h"]:
-    """Grouped-query attention under the packed-row rule; t is a multiple of `block`. Padding gets zeros."""
-    return _forward(q, k, v, layout, softcap, scale, block)[0]
+    """Grouped-query attention under the packed-row rule; t is a multiple of `block`. Padding gets zeros.
+
+    With causal=False, tokens see later ones of the row as well (encoders).
+    """
+    return _forward(q, k, v, layout, softcap, scale, block, causal)[0]
 
 
 def _forward(
-    q: Array, k: Array, v: Array, layout: Layout, softcap: float, scale: float, block: int
+    q: Array, k: Array, v: Array, layout: Layout, softcap: float, scale: float, block: int, causal: bool
 ) -> tuple[Float[Array, "b t k q h"], Float[Array, "b t k q 1"]]:
     """The output, and the log-sum-exp of each token's logits."""
-    plan = _plan(layout, block)
+    plan = _plan(layout, block, causal)
 
     def body(carry: tuple[Array, Array], number: Array, size: int) -> tuple[Array, Array]:
         out, lse = carry
-        item = _Item(plan, layout, number, size, block)
+        item = _Item(plan, layout, number, size, block, causal)
         logits, _ = item.logits(item.queries(q), item.keys(k), softcap, scale)
         top = jnp.max(logits, axis=-1, keepdims=True)
         weights = jnp.exp(logits - top)
@@ -208,20 +215,22 @@ def _forward(
 
 
 def _attend_fwd(
-    q: Array, k: Array, v: Array, layout: Layout, softcap: float, scale: float, block: int
+    q: Array, k: Array, v: Array, layout: Layout, softcap: float, scale: float, block: int, causal: bool
 ) -> tuple[Array, tuple]:
-    out, lse = _forward(q, k, v, layout, softcap, scale, block)
+    out, lse = _forward(q, k, v, layout, softcap, scale, block, causal)
     out, lse = checkpoint_name(out, NAME), checkpoint_name(lse, NAME)
     return out, (q, k, v, layout, out, lse)
 
 
-def _attend_bwd(softcap: float, scale: float, block: int, kept: tuple, g: Array) -> tuple[Array, Array, Array, None]:
+def _attend_bwd(
+    softcap: float, scale: float, block: int, causal: bool, kept: tuple, g: Array
+) -> tuple[Array, Array, Array, None]:
     q, k, v, layout, out, lse = kept
-    plan = _plan(layout, block)
+    plan = _plan(layout, block, causal)
 
     def body(carry: tuple[Array, Array, Array], number: Array, size: int) -> tuple[Array, Array, Array]:
         dq, dk, dv = carry
-        item = _Item(plan, layout, number, size, block)
+        item = _Item(plan, layout, number, size, block, causal)
         qs, ks, gs = item.queries(q), item.keys(k), item.queries(g)
         # Within the item: over whole arrays, XLA fuses this sum into the product that makes g and recomputes it.
         inner = jnp.sum(gs.astype(jnp.float32) * item.queries(out).astype(jnp.float32), axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What a decoder is made of: one frozen, hashable dataclass covers every supported family."""
+"""What a decoder or an encoder is made of: a frozen, hashable dataclass each covers every supported family."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from rmjax.errors import UserError
 
-Activation = Literal["silu", "gelu_tanh"]
+Activation = Literal["silu", "gelu", "gelu_tanh"]
 RopeScaling = Literal["none", "linear", "llama3"]
 
 
@@ -99,3 +99,39 @@ class DecoderConfig:
         if all(self.sliding):
             return self.window
         return tuple(self.window if s else 2**30 for s in self.sliding)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """A bidirectional transformer of the BERT family (arXiv:1810.04805): learned positions, norms after each sum."""
+
+    vocab: int
+    layers: int
+    embed: int
+    heads: int
+    mlp: int
+    family: str = "bert"  # Hugging Face's model_type
+    max_positions: int = 512  # rows of the position table: a longer text cannot be read
+    types: int = 2  # rows of the token-type table; 0: prompt, 1: answer
+    norm_eps: float = 1e-12
+    activation: Activation = "gelu"
+    pooler: bool = True  # a dense layer and tanh over the first token, which Hugging Face's classifiers read
+    dtype: str = "float32"  # of activations; parameters are float32 masters
+    remat: bool = False  # recompute each layer in the backward pass instead of keeping its activations
+
+    def __post_init__(self) -> None:
+        for name in ("vocab", "layers", "embed", "heads", "mlp", "max_positions"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model field {name}={getattr(self, name)} is not positive")
+        if self.embed % self.heads:
+            raise UserError(f"model field embed={self.embed} is not a multiple of heads={self.heads}")
+        if self.types < 2:
+            raise UserError(f"model field types={self.types}: prompt and answer need a token type each")
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise UserError(f"model field dtype={self.dtype!r}: use float32, bfloat16 or float16")
+        if self.activation not in ("gelu", "gelu_tanh"):
+            raise UserError(f"model field activation={self.activation!r}: use gelu or gelu_tanh")
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed // self.heads

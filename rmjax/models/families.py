@@ -1,4 +1,4 @@
-"""Model families: Hugging Face's config.json to a `DecoderConfig` and back.
+"""Decoder families: Hugging Face's config.json to a `DecoderConfig` and back (encoders: `models/bert.py`).
 
 transformers' own config classes fill in each family's defaults and translate the field names of older files.
 """
@@ -43,7 +43,8 @@ def read_config(raw: Mapping[str, Any], where: str) -> DecoderConfig:
     if family == "gemma3":
         raise UserError(f"{where}: model_type 'gemma3' is the multi-modal model; use a text-only one (gemma3_text)")
     if family not in ARCHITECTURES:
-        raise UserError(f"{where}: model_type {family!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
+        known = ", ".join((*ARCHITECTURES, "bert"))
+        raise UserError(f"{where}: model_type {family!r} is not supported; supported: {known}")
     if raw.get("quantization_config"):
         raise UserError(f"{where}: quantization_config: quantised weights are not supported; use the unquantised model")
     try:

@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 
 from rmjax import json_file
 from rmjax.errors import UserError
+from rmjax.models import bert
+from rmjax.models.config import EncoderConfig
 from rmjax.models.families import ARCHITECTURES, read_config, write_config
 from rmjax.models.heads import Linear
 from rmjax.models.model import Model, Params, lookup, place
@@ -43,12 +45,19 @@ def load_model(path: Path | str) -> Model:
     """The model that a directory describes, without its parameters (errors: `load`)."""
     path = _directory(path)
     raw = read_object(path / "config.json")
-    config = read_config(raw, str(path / "config.json"))
+    where = str(path / "config.json")
+    config = bert.read_config(raw, where) if raw.get("model_type") == "bert" else read_config(raw, where)
+    if isinstance(config, EncoderConfig):
+        with TensorFiles(path) as files:
+            there = bert.prefix(files.names) + bert.POOLER in files.names
+        config = dataclasses.replace(config, pooler=there)
     if not any(name.endswith("ForSequenceClassification") for name in raw.get("architectures") or ()):
         return Model.of(config)
     labels = raw.get("num_labels", len(raw.get("id2label", ("", ""))))  # two: Hugging Face's default
     if labels != 1:
         raise UserError(f"{path / 'config.json'}: a classifier with {labels} labels; a reward model has num_labels 1")
+    if isinstance(config, EncoderConfig):
+        return Model.of(config, Linear(bias=True), pool=("pooler",))
     if not config.tied:
         with TensorFiles(path) as files:
             config = dataclasses.replace(config, lm_head="lm_head.weight" in files.names)
@@ -65,12 +74,14 @@ def load_params(path: Path | str, model: Model, *, mesh: Mesh | None = None) -> 
     shardings = None if mesh is None else tree_shardings(model.axes, model.shapes, mesh)
     params: Params = {}
     with TensorFiles(path) as files:
-        used = {"lm_head.weight"} if model.config.tied else set()  # some files hold the tied table twice
-        for row, shape in table(model.config.family, model.shapes):
+        encoder = isinstance(model.config, EncoderConfig)
+        used = {"lm_head.weight"} if not encoder and model.config.tied else set()  # some hold the tied table twice
+        for row, shape in table(model.config.family, model.shapes, bert.prefix(files.names) if encoder else ""):
             layers = range(shape[0]) if row.stacked else (None,)
             value = np.empty(shape, np.float32)
             for layer in layers:
                 name = row.name.format(l=layer)
+                name = bert.spelled(name, files.names) if encoder else name
                 one = value if layer is None else value[layer]
                 one[...] = row.read(files.get(name, row.their_shape(one.shape)), one.shape)
                 used.add(name)
@@ -96,7 +107,7 @@ def save(
     dtype: str = "float32",
     max_shard: int = 5 * 2**30,
 ) -> Path:
-    """Writes a directory that transformers loads: a causal language model, or with a head a one-label classifier.
+    """Writes a directory that transformers loads: a language model or bare encoder, with a head a one-label classifier.
 
     The directory appears whole or not at all: it is written beside `path`, then renamed. A model that was there is
     replaced. Every process must call it; process 0 writes. A classifier has no output head: an untied one is left out.
@@ -127,7 +138,7 @@ def save(
         _write_params(work, model, params, np.dtype(DTYPES[dtype]), max_shard)
         if work is not None:
             json_file.write(work / "config.json", config)
-            if model.head is None:
+            if model.head is None and not isinstance(model.config, EncoderConfig):
                 json_file.write(work / "generation_config.json", {name: config[name] for name in TOKEN_IDS})
             if tokenizer is not None:
                 tokenizer.save_pretrained(work)
@@ -145,16 +156,22 @@ def save(
 
 def _config(model: Model) -> dict[str, Any]:
     """config.json without token ids and dtype."""
-    out = write_config(model.config)
-    causal, classifier = ARCHITECTURES[model.config.family]
+    encoder = isinstance(model.config, EncoderConfig)
+    out = bert.write_config(model.config) if encoder else write_config(model.config)
+    plain, classifier = bert.ARCHITECTURES if encoder else ARCHITECTURES[model.config.family]
     if model.head is None:
-        if not model.config.lm_head:
+        if not encoder and not model.config.lm_head:
             raise UserError("model field lm_head=False: without an output head it cannot be saved as a language model")
-        return out | {"architectures": [causal]}
+        return out | {"architectures": [plain]}
     if not isinstance(model.head, Linear):
         raise UserError(
-            f"a {type(model.head).__name__} head has no Hugging Face form: save a checkpoint, or the decoder"
+            f"a {type(model.head).__name__} head has no Hugging Face form: save a checkpoint, or the backbone"
         )
+    pool = ("pooler",) if encoder else ("last",)
+    if model.pool != pool:
+        raise UserError(f"model field pool={model.pool}: a Hugging Face {classifier} reads {pool}; train with that")
+    if model.head.bias and not encoder:
+        raise UserError(f"model field head.bias=True: a Hugging Face {classifier} has none; train without it")
     one = {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     return out | {"architectures": [classifier]} | one
 
@@ -172,7 +189,8 @@ def _token_ids(tokenizer: Any, eos: Sequence[int], pad: int | None) -> dict[str,
 def _write_params(work: Path | None, model: Model, params: Params, dtype: np.dtype, max_shard: int) -> None:
     rows: dict[str, tuple[Tensor, int | None]] = {}
     sizes: list[tuple[str, int]] = []
-    for row, shape in table(model.config.family, model.shapes):
+    encoder = isinstance(model.config, EncoderConfig)
+    for row, shape in table(model.config.family, model.shapes, bert.PREFIX if encoder and model.head else ""):
         if model.head is not None and row.name == "lm_head.weight":
             continue
         layers = range(shape[0]) if row.stacked else (None,)
@@ -181,11 +199,16 @@ def _write_params(work: Path | None, model: Model, params: Params, dtype: np.dty
             rows[name] = (row, layer)
             sizes.append((name, int(np.prod(shape)) // len(layers) * dtype.itemsize))
 
+    if encoder and model.head is not None and not model.head.bias:
+        sizes.append((bert.BIAS, dtype.itemsize))  # their classifier always has one
+
     @functools.lru_cache(maxsize=1)  # the layers of a parameter follow each other
     def host(keys: tuple[str, ...]) -> np.ndarray:
         return _host(lookup(params, keys))
 
     def tensor(name: str) -> np.ndarray:
+        if name not in rows:
+            return np.zeros(1, dtype)
         row, layer = rows[name]
         value = host(row.keys)
         return row.write(value if layer is None else value[layer]).astype(dtype)

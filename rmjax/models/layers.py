@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,13 @@ from jaxtyping import Array, Float, Int
 
 from rmjax.models.config import Activation, Rope
 
-Init = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]  # how a new parameter's values are drawn
+
+class Init(Protocol):
+    """How a new parameter's values are drawn: on the host, or (other values) within a traced function."""
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray: ...
+
+    def draw(self, key: Array, shape: tuple[int, ...]) -> Array: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +36,9 @@ class Normal:
     def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return self.std * rng.standard_normal(shape, np.float32)
 
+    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+        return self.std * jax.random.normal(key, shape, jnp.float32)
+
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
@@ -39,13 +49,43 @@ class Constant:
     def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return np.full(shape, self.value, np.float32)
 
+    def draw(self, key: Array, shape: tuple[int, ...]) -> Array:
+        return jnp.full(shape, self.value, jnp.float32)
 
-def param(shape: tuple[int, ...], axes: tuple[str, ...], init: Init) -> nnx.Param:
+
+def param(shape: tuple[int, ...], axes: tuple[str | None, ...], init: Init, *, trainable: bool = True) -> nnx.Param:
     """A float32 parameter; its axes' logical names (`sharding.RULES`) and how to draw it ride along as metadata.
 
-    Modules are only ever built abstractly (`Model.of`); `Model.init` draws the values.
+    Modules are only ever built abstractly (`parts`); `Model.init` draws the values. What is not trainable gets no
+    gradient from its module, so that Adam leaves it as it is.
     """
-    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, init=init)
+    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, init=init, trainable=trainable)
+
+
+class Parts(NamedTuple):
+    """A module's static part, and trees of its parameters (nested dicts) of what is known without their values."""
+
+    graphdef: Any
+    axes: Any  # tuples of logical axis names; a stacked module's leading axis is "layers"
+    shapes: Any  # ShapeDtypeStructs
+    inits: Any  # what draws new values
+    trainable: Any  # booleans
+
+
+def parts(build: Callable[[], nnx.Module]) -> Parts:
+    """The parts of the module that `build` makes; nothing is allocated."""
+    graphdef, state = nnx.split(nnx.eval_shape(build))
+    is_variable = lambda v: isinstance(v, nnx.Variable)
+
+    def names(v: nnx.Variable) -> tuple[str | None, ...]:
+        axes = v.get_metadata("axes")
+        return ("layers",) * (v.get_value().ndim - len(axes)) + axes
+
+    def tree(what: Callable[[nnx.Variable], Any]) -> Any:
+        return nnx.to_pure_dict(jax.tree.map(lambda v: v.replace(what(v)), state, is_leaf=is_variable))
+
+    known = (tree(names), nnx.to_pure_dict(state), tree(lambda v: v.get_metadata("init")))
+    return Parts(graphdef, *known, tree(lambda v: v.get_metadata("trainable")))
 
 
 def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float, offset: bool) -> Float[Array, "*b d"]:
@@ -53,6 +93,16 @@ def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float, off
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
     return (y * (1.0 + scale if offset else scale)).astype(x.dtype)
+
+
+def layer_norm(
+    x: Float[Array, "*b d"], scale: Float[Array, " d"], bias: Float[Array, " d"], eps: float
+) -> Float[Array, "*b d"]:
+    """(x - mean) / std * w + b (arXiv:1607.06450); computed in float32."""
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    return (y * scale + bias).astype(x.dtype)
 
 
 def frequencies(rope: Rope, head_dim: int) -> np.ndarray:
@@ -84,7 +134,7 @@ def rotate(x: Float[Array, "b t n h"], rotation: Float[Array, "2 b t f"]) -> Flo
 
 
 def activate(x: Float[Array, "*b"], kind: Activation) -> Float[Array, "*b"]:
-    return jax.nn.silu(x) if kind == "silu" else jax.nn.gelu(x, approximate=True)
+    return jax.nn.silu(x) if kind == "silu" else jax.nn.gelu(x, approximate=kind == "gelu_tanh")
 
 
 def softcap(x: Float[Array, "*b"], cap: float) -> Float[Array, "*b"]:

@@ -1,11 +1,11 @@
-"""A decoder with an optional reward head, split into what is static and plain nested dicts of parameters."""
+"""A decoder or encoder with an optional reward head, split into what is static and plain nested dicts of parameters."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,24 +15,34 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
+from rmjax.data.rows import Rows
+from rmjax.errors import UserError
+from rmjax.models import pooling
 from rmjax.models.cache import PromptCache, SuffixCache
-from rmjax.models.config import DecoderConfig
+from rmjax.models.config import DecoderConfig, EncoderConfig
 from rmjax.models.decoder import Decoder
+from rmjax.models.encoder import Encoder
 from rmjax.models.heads import HeadConfig
-from rmjax.models.layers import Init
+from rmjax.models.layers import Init, parts
+from rmjax.models.pooling import Pool
 from rmjax.sharding import tree_shardings
 
-Params = Any  # nested dicts of arrays: {"decoder": {...}, "head": {...}}
+Params = Any  # nested dicts of arrays: {"decoder" or "encoder": {...}, "head": {...}}
+Config = DecoderConfig | EncoderConfig
 
 
 class Network(nnx.Module):
-    """What `Model.bind` returns: the decoder's methods, and `reward` where there is a head."""
+    """What `Model.bind` returns: the backbone's methods, `pooled`, and `reward` where there is a head."""
 
-    def __init__(self, config: DecoderConfig, head: HeadConfig | None) -> None:
+    def __init__(self, config: Config, head: HeadConfig | None, pool: Pool) -> None:
         self.config = config
-        self.decoder = Decoder(config)
+        self.pool = pool
+        if isinstance(config, EncoderConfig):
+            self.encoder = Encoder(config)
+        else:
+            self.decoder = Decoder(config)
         if head is not None:
-            self.head = head.build(config.embed)
+            self.head = head.build(config.embed * len(pool))
 
     def hidden(
         self,
@@ -41,9 +51,19 @@ class Network(nnx.Module):
         group: Int[Array, "b t"],
         branch: Int[Array, "b t"],
     ) -> Float[Array, "b t d"]:
-        return self.decoder.hidden(tokens, positions, group, branch)
+        """Final hidden states of packed rows (`data/rows.py`), in the activations' dtype."""
+        backbone = self.encoder if isinstance(self.config, EncoderConfig) else self.decoder
+        return backbone.hidden(tokens, positions, group, branch)
+
+    def pooled(self, hidden: Float[Array, "b t d"], rows: Rows) -> Float[Array, "b c f"]:
+        """Each candidate's features, as the model's `pool` says."""
+        pooler = self.encoder if isinstance(self.config, EncoderConfig) else None
+        return pooling.pool(pooler, hidden, rows, self.pool)
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
+        """Next-token logits, float32. UserError where there is no output head."""
+        if isinstance(self.config, EncoderConfig):
+            raise UserError("an encoder gives no log-probabilities; use a scalar score, or a decoder")
         return self.decoder.logits(hidden)
 
     def prefill(self, tokens: Int[Array, "p s"], lengths: Int[Array, " p"]) -> tuple[Array, PromptCache]:
@@ -52,26 +72,48 @@ class Network(nnx.Module):
     def step(self, tokens: Int[Array, "p g"], prompt: PromptCache, suffix: SuffixCache) -> tuple[Array, SuffixCache]:
         return self.decoder.step(tokens, prompt, suffix)
 
-    def reward(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b"]:
-        """The head's score of each token, float32. AttributeError where the model has no head."""
-        return self.head(hidden)
+    def reward(self, pooled: Float[Array, "*b f"]) -> Float[Array, "*b"]:
+        """The head's score of pooled features, float32. AttributeError where the model has no head."""
+        return self.head(pooled)
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A network's static part. Hash and equality are its configs', so jitted functions can be memoised on it."""
 
-    config: DecoderConfig
+    config: Config
     head: HeadConfig | None
+    pool: Pool  # how a candidate's hidden states become the features that the head reads
     graphdef: Any = dataclasses.field(compare=False, repr=False)
     axes: Any = dataclasses.field(compare=False, repr=False)  # the parameter tree, as tuples of logical axis names
     shapes: Any = dataclasses.field(compare=False, repr=False)  # the parameter tree, as ShapeDtypeStructs
     inits: Any = dataclasses.field(compare=False, repr=False)  # the parameter tree, as what draws new values
 
     @classmethod
-    def of(cls, config: DecoderConfig, head: HeadConfig | None = None) -> Model:
-        """The model of these configs; nothing is allocated."""
-        return _model(config, head)
+    def of(cls, config: Config, head: HeadConfig | None = None, pool: Pool | None = None) -> Model:
+        """The model of these configs; nothing is allocated. None: the backbone's usual pooling (`pooling.default`).
+
+        Raises:
+          UserError: a pooling that this backbone cannot give.
+        """
+        pool = pooling.default(config) if pool is None else tuple(pool)
+        pooling.check(pool, config)
+        return _model(config, head, pool)
+
+    @property
+    def share(self) -> bool:
+        """Whether candidates share their prompt's tokens in a packed row: only where no token sees ahead."""
+        return isinstance(self.config, DecoderConfig)
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a prompt with a completion that can be read; None: no limit of the architecture's."""
+        return self.config.max_positions if isinstance(self.config, EncoderConfig) else None
+
+    @property
+    def features(self) -> int:
+        """f: the width of what the head reads."""
+        return self.config.embed * len(self.pool)
 
     def init(self, key: Array, *, mesh: Mesh | None = None) -> Params:
         """New parameters, float32; with a mesh, laid out over it by `sharding.RULES`.
@@ -87,15 +129,16 @@ class Model:
 
     def with_config(self, **changes: Any) -> Model:
         """The same model with fields of its config changed, e.g. dtype or remat: parameters stay valid."""
-        return Model.of(dataclasses.replace(self.config, **changes), self.head)
+        return Model.of(dataclasses.replace(self.config, **changes), self.head, self.pool)
 
-    def with_head(self, head: HeadConfig | None) -> Model:
-        return Model.of(self.config, head)
+    def with_head(self, head: HeadConfig | None, pool: Pool | None = None) -> Model:
+        """The same backbone with another head; None: the pooling stays."""
+        return Model.of(self.config, head, self.pool if pool is None else pool)
 
     def add_head(self, params: Params, key: Array, *, mesh: Mesh | None = None) -> Params:
-        """The decoder's parameters with a new head of this model beside them."""
+        """The backbone's parameters with a new head of this model beside them."""
         new = self._draw(key, {"head": self.inits["head"]}, {"head": self.shapes["head"]}, mesh)
-        return {"decoder": params["decoder"], **new}
+        return {**params, **new}
 
     def _draw(self, key: Array, inits: Any, shapes: Any, mesh: Mesh | None) -> Params:
         seed = [int(word) for word in jax.random.key_data(key).ravel()]
@@ -127,16 +170,6 @@ def place(value: np.ndarray, sharding: NamedSharding | None) -> Array:
 
 
 @functools.lru_cache
-def _model(config: DecoderConfig, head: HeadConfig | None) -> Model:
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: Network(config, head)))
-    is_variable = lambda v: isinstance(v, nnx.Variable)
-
-    def names(v: nnx.Variable) -> tuple[str, ...]:
-        axes = v.get_metadata("axes")
-        return ("layers",) * (v.get_value().ndim - len(axes)) + axes
-
-    def tree(what: Callable[[nnx.Variable], Any]) -> Any:
-        return nnx.to_pure_dict(jax.tree.map(lambda v: v.replace(what(v)), state, is_leaf=is_variable))
-
-    inits = tree(lambda v: v.get_metadata("init"))
-    return Model(config, head, graphdef, tree(names), nnx.to_pure_dict(state), inits)
+def _model(config: Config, head: HeadConfig | None, pool: Pool) -> Model:
+    p = parts(lambda: Network(config, head, pool))
+    return Model(config, head, pool, p.graphdef, p.axes, p.shapes, p.inits)

@@ -100,7 +100,41 @@ GEMMA = (
     _block("pre_feedforward_layernorm.weight", "mlp_norm", "d", "d"),
     _block("post_feedforward_layernorm.weight", "mlp_post_norm", "d", "d"),
 )
+
+
+def _layer(name: str, ours: str, theirs_layout: str, ours_layout: str) -> Tensor:
+    return Tensor(f"encoder.layer.{{l}}.{name}", f"encoder.blocks.{ours}", theirs_layout, ours_layout)
+
+
+BERT = (
+    Tensor("embeddings.word_embeddings.weight", "encoder.table", "v d", "v d"),
+    Tensor("embeddings.position_embeddings.weight", "encoder.positions", "p d", "p d"),
+    Tensor("embeddings.token_type_embeddings.weight", "encoder.types", "t d", "t d"),
+    Tensor("embeddings.LayerNorm.weight", "encoder.norm.scale", "d", "d"),
+    Tensor("embeddings.LayerNorm.bias", "encoder.norm.bias", "d", "d"),
+    _layer("attention.self.query.weight", "wq", "(n h) d", "d n h"),
+    _layer("attention.self.query.bias", "bq", "(n h)", "n h"),
+    _layer("attention.self.key.weight", "wk", "(n h) d", "d n h"),
+    _layer("attention.self.key.bias", "bk", "(n h)", "n h"),
+    _layer("attention.self.value.weight", "wv", "(n h) d", "d n h"),
+    _layer("attention.self.value.bias", "bv", "(n h)", "n h"),
+    _layer("attention.output.dense.weight", "wo", "d (n h)", "n h d"),
+    _layer("attention.output.dense.bias", "bo", "d", "d"),
+    _layer("attention.output.LayerNorm.weight", "attn_norm.scale", "d", "d"),
+    _layer("attention.output.LayerNorm.bias", "attn_norm.bias", "d", "d"),
+    _layer("intermediate.dense.weight", "up", "f d", "d f"),
+    _layer("intermediate.dense.bias", "b_up", "f", "f"),
+    _layer("output.dense.weight", "down", "d f", "f d"),
+    _layer("output.dense.bias", "b_down", "d", "d"),
+    _layer("output.LayerNorm.weight", "mlp_norm.scale", "d", "d"),
+    _layer("output.LayerNorm.bias", "mlp_norm.bias", "d", "d"),
+    Tensor("pooler.dense.weight", "encoder.pool_weight", "e d", "d e"),
+    Tensor("pooler.dense.bias", "encoder.pool_bias", "e", "e"),
+    Tensor("classifier.weight", "head.weight", "() d", "d"),
+    Tensor("classifier.bias", "head.bias", "()", ""),
+)
 TABLES = {
+    "bert": BERT,
     "llama": PRE_NORM,
     "mistral": PRE_NORM,
     "qwen2": PRE_NORM,
@@ -111,12 +145,15 @@ TABLES = {
 
 
 def ignored(name: str) -> bool:
-    """Tensors that old files carry and nobody reads: rotary tables, which are computed."""
-    return name.endswith(".rotary_emb.inv_freq")
+    """Tensors that files carry and nobody reads: tables that are computed, and BERT's pretraining heads."""
+    return name.endswith((".rotary_emb.inv_freq", "embeddings.position_ids")) or name.startswith("cls.")
 
 
-def table(family: str, shapes: Any) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+def table(family: str, shapes: Any, prefix: str = "") -> Iterator[tuple[Tensor, tuple[int, ...]]]:
     """The family's rows for which the model has a parameter, each with that parameter's whole shape.
+
+    Args:
+      prefix: of the encoder's names in this file; a head's have none.
 
     Raises:
       ValueError: a parameter of the model has no row, so it could not be saved.
@@ -124,6 +161,7 @@ def table(family: str, shapes: Any) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
     left = {tuple(k.key for k in path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]}
     for row in TABLES[family]:
         if row.keys in left:
-            yield row, left.pop(row.keys)
+            name = prefix + row.name if row.keys[0] == "encoder" else row.name
+            yield dataclasses.replace(row, name=name), left.pop(row.keys)
     if left:
         raise ValueError(f"no name on disk in family {family!r} for {['.'.join(keys) for keys in left]}")

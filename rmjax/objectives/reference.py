@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from rmjax.data import packing
+from rmjax.data.limits import require_context
 from rmjax.data.rows import Group, Rows
 
 
@@ -34,18 +35,22 @@ def packed_scores(
     """What a score of rows says of each group.
 
     Args:
-        score: (model, params, rows) -> float32 [b, k], a row's groups one after the other; hashable.
-        counts: how many of the k numbers each group has.
+        score: (model, params, rows) -> float32 [b, k, ...], a row's groups one after the other; hashable.
+        counts: how many of the k each group has.
         batch: packed rows per forward pass.
         length: tokens of a row; 0: what the longest group needs.
 
     Returns:
-        One float32 array of `counts` numbers per group.
+        One float32 array [count, ...] per group.
+
+    Raises:
+        UserError: a group longer than the model or a row can hold.
     """
     if not groups:
         return []
-    shape = packing.fit(groups, length=length)
-    packed = packing.pack(groups, shape)
+    require_context(groups, model.context)
+    shape = packing.fit(groups, length=length, share=model.share)
+    packed = packing.pack(groups, shape, share=model.share)
     empty = packing.empty(shape)
     out: list[np.ndarray] = [np.empty(0, np.float32)] * len(groups)
     for start in range(0, len(packed.rows), batch):

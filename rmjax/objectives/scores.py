@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from rmjax.data.rows import Group, Rows
 from rmjax.errors import UserError
+from rmjax.models.pooling import take_tokens
 from rmjax.sharding import shard
 
 LOGIT_BYTES = 1 << 28  # the most that the logits of one chunk may take
@@ -62,11 +63,6 @@ def token_logps(decoder: Any, hidden: Float[Array, "b t d"], rows: Rows, *, chun
     return jnp.where(there, jnp.moveaxis(logps, 0, 1).reshape(b, pieces * chunk)[:, :n], 0.0)
 
 
-def take_tokens(hidden: Float[Array, "b t d"], index: Int[Array, "b m"]) -> Float[Array, "b m d"]:
-    """The hidden states at `index`; where that is -1, those of the row's first token, for the caller to mask."""
-    return jnp.take_along_axis(hidden, jnp.maximum(index, 0)[..., None], axis=1)
-
-
 def slot_sums(values: Float[Array, "b n"], rows: Rows) -> Float[Array, "b c"]:
     """Sums a value per scored token over each candidate slot. Slots are local to a row: no communication."""
     slots = jnp.arange(rows.slot_last.shape[1], dtype=rows.slot.dtype)
@@ -80,7 +76,7 @@ def slot_lengths(rows: Rows) -> Float[Array, "b c"]:
 
 
 def hidden_states(module: Any, rows: Rows) -> Float[Array, "b t d"]:
-    """The decoder's final hidden states of packed rows."""
+    """The backbone's final hidden states of packed rows."""
     return module.hidden(rows.tokens, rows.positions, rows.group, rows.branch)
 
 
@@ -149,13 +145,13 @@ class Implicit(Score):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scalar(Score):
-    """The reward head's value at a candidate's last token (Bradley-Terry family)."""
+    """The reward head's value of a candidate's pooled features (Bradley-Terry family)."""
 
     beta: ClassVar[float] = 1.0  # a head's scale is learnt
     needs_logps: ClassVar[bool] = False
 
     def of(self, module: Any, hidden: Float[Array, "b t d"], logps: Any, rows: Rows) -> Float[Array, "b c"]:
-        rewards = module.reward(take_tokens(hidden, rows.slot_last)).astype(jnp.float32)
+        rewards = module.reward(module.pooled(hidden, rows)).astype(jnp.float32)
         return jnp.where(rows.slot_last >= 0, rewards, 0.0)
 
     def check(self, groups: Iterable[Group], model: Any = None) -> None:

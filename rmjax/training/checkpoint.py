@@ -173,7 +173,7 @@ def fingerprint(groups: Sequence[Group]) -> str:
     for group in groups:
         columns = (group.ref_logps, group.weight, group.margin, group.smooth)
         numbers = [np.asarray(x, np.float32) for x in columns]
-        for ids in (group.prompt, *group.completions, [i for pair in group.pairs for i in pair]):
+        for ids in (group.prompt, *group.completions, group.skip, [i for pair in group.pairs for i in pair]):
             numbers.append(np.asarray(ids, np.int32))
         digest.update(f"{group.id} {[x.size for x in numbers]}".encode())
         digest.update(b"".join(x.tobytes() for x in numbers))

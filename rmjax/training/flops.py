@@ -19,11 +19,15 @@ def train_flops(model: Any, rows: Rows) -> float:
 
     6 N per token that is not padding, N being the decoder's matrices without the embedding table; 6 d v per scored
     token for its logits (none where the model has a reward head); 12 heads head_dim per layer and pair of tokens that
-    see each other. A token at position p sees p + 1 tokens, whatever candidate it belongs to, or a window of them.
-    What remat computes twice counts once.
+    see each other. A decoder's token at position p sees p + 1 tokens, whatever candidate it belongs to, or a window of
+    them; an encoder's token sees its whole group. What remat computes twice counts once.
     """
     config = model.config
     there = rows.group >= 0
+    if not model.share:
+        counts = [np.bincount(line[line >= 0]).astype(np.int64) for line in rows.group]
+        pairs = sum(int(np.sum(n * n)) for n in counts)
+        return 6.0 * body_size(model) * np.count_nonzero(there) + 12.0 * config.embed * config.layers * pairs
     seen = rows.positions[there].astype(np.int64) + 1
     windows = config.windows
     if not isinstance(windows, tuple):
@@ -35,10 +39,10 @@ def train_flops(model: Any, rows: Rows) -> float:
 
 @functools.lru_cache(maxsize=64)
 def body_size(model: Any) -> int:
-    """Parameters of the decoder that every token is multiplied with."""
+    """Parameters of the backbone's layers, which every token is multiplied with."""
     sizes = jax.tree.map(lambda is_matrix, s: math.prod(s.shape) * is_matrix, model.matrices, model.shapes)
-    decoder = {name: branch for name, branch in sizes["decoder"].items() if name not in ("table", "unembed")}
-    return sum(jax.tree.leaves(decoder))
+    backbone = sizes["decoder" if "decoder" in sizes else "encoder"]
+    return sum(jax.tree.leaves(backbone["blocks"]))
 
 
 @functools.lru_cache(maxsize=4)

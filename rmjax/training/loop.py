@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from rmjax.bounds import require
 from rmjax.data import packing
+from rmjax.data.limits import require_context
 from rmjax.data.pipeline import batches
 from rmjax.data.rows import Group, Rows
 from rmjax.errors import UserError
@@ -95,7 +96,8 @@ def fit(
       SystemExit: 0, after SIGTERM.
     """
     objective.check(groups, model)
-    shape = packing.fit(groups, length=train.length, pairs_per_group=train.pairs_per_group)
+    require_context(groups, model.context)
+    shape = packing.fit(groups, length=train.length, pairs_per_group=train.pairs_per_group, share=model.share)
     data = batches(
         groups,
         shape,
@@ -104,6 +106,7 @@ def fit(
         steps=train.steps,
         epochs=train.epochs,
         pairs_per_group=train.pairs_per_group,
+        share=model.share,
     )
     mesh = current_mesh()
     check_mesh(train, mesh)
@@ -152,7 +155,7 @@ def _settings(
     model: Any, params: Any, objective: Any, groups: Sequence[Group], train: Train, contract: Mapping[str, Any] | None
 ) -> dict[str, str]:
     """What makes a run this one: a checkpoint of another is refused."""
-    parts = {"model": model.config, "head": model.head, "objective": objective, "train": train}
+    parts = {"model": model.config, "head": model.head, "pool": model.pool, "objective": objective, "train": train}
     parts |= {f"contract.{key}": value for key, value in (contract or {}).items()}
     free = {f"train.{name}" for name in FREE}
     fields = {k: v for at, part in parts.items() for k, v in describe(part, at).items() if k not in free}

@@ -7,6 +7,10 @@ import pytest
 
 from rmjax import config, jsonl
 from rmjax.jobs.gfriend import GfriendJob
+from rmjax.jobs.sources import ModelSource, Pairs
+from rmjax.jobs.train import TrainJob
+from rmjax.training.loop import Train
+from rmjax.training.optimizer import Optimizer
 from rmjax.worlds.judge_world import PROMPT, JudgeWorld
 
 # Small enough for a test. Verdicts are forced, for the model has hardly learnt to write.
@@ -51,3 +55,16 @@ def finished(job, tmp_path_factory) -> GfriendJob:
     done = dataclasses.replace(job, workdir=str(tmp_path_factory.mktemp("runs") / "whole"))
     done.run("python -m rmjax.launch gfriend")
     return done
+
+
+@pytest.fixture(scope="session")
+def trained(files, tmp_path_factory) -> TrainJob:
+    """A workdir in which the training job of scalar reward models ran."""
+    job = TrainJob(
+        workdir=str(tmp_path_factory.mktemp("runs") / "reward"),
+        model=ModelSource(path=str(files / "base")),
+        data=Pairs(path=str(files / "train.jsonl"), eval_path=str(files / "held.jsonl")),
+        train=Train(optimizer=Optimizer(learning_rate=1e-3), batch=2, steps=3, save_every=2, quiet=True),
+    )
+    job.run("python -m rmjax.launch train")
+    return job

@@ -252,7 +252,7 @@ WRONG = {
     "no config": (unlink("config.json"), r"config.json: missing; a model directory holds"),
     "not json": (lambda p: (p / "config.json").write_text("{"), r"config.json: not valid JSON \("),
     "not an object": (lambda p: (p / "config.json").write_text("[]"), r"config.json: not a JSON object"),
-    "family": (config(model_type="bert"), r"config.json: model_type 'bert' is not supported; supported: llama, mist"),
+    "family": (config(model_type="t5"), r"model_type 't5' is not supported; supported: llama, mist.*, bert"),
     "multi-modal": (config(model_type="gemma3"), r"model_type 'gemma3' is the multi-modal model; use a text-only"),
     "rope": (
         config(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}, rope_scaling=None),

@@ -1,0 +1,230 @@
+"""Accuracy against the number of labels: methods side by side on frozen features, over many label draws."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from rmjax import jsonl
+from rmjax.bounds import LAST_SEED, require
+from rmjax.config import to_json
+from rmjax.errors import UserError
+from rmjax.evaluation import curves
+from rmjax.evaluation.baselines import trivial
+from rmjax.evaluation.pairwise import Accuracy, Comparison, accuracy, compare_runs
+from rmjax.evaluation.provenance import Provenance
+from rmjax.evaluation.sections import ReportData
+from rmjax.evaluation.summary import Row, accuracies, write_summary
+from rmjax.evaluation.tables import accuracy_table, comparison_table
+from rmjax.jobs.devices import Devices
+from rmjax.jobs.lengths import Policy
+from rmjax.jobs.reward import load_model
+from rmjax.jobs.sources import ModelSource, Pairs
+from rmjax.jobs.workdir import Workdir
+from rmjax.methods.frozen import Bench, Fitted, Frozen
+from rmjax.methods.proto_rm import ProtoRm
+from rmjax.methods.secrets import MetaRm, Projection, SimCse, Swav
+from rmjax.sampling.journal import fingerprint
+from rmjax.statistics import wilson
+from rmjax.training.features import cached
+from rmjax.training.frozen.treatments import Flip, Margin, Smooth, Treatment
+
+console = Console()
+BASELINE = "Bradley-Terry"
+METHODS = {
+    "flip": ("+ flip by strength", Flip()),
+    "smooth": ("+ smoothing by strength", Smooth()),
+    "margin": ("+ margin by strength", Margin()),
+    "projection": ("projection (control)", Projection()),
+    "simcse": ("+ SimCSE", SimCse()),
+    "simcse-difference": ("+ SimCSE, differences", SimCse(form="difference")),
+    "swav": ("+ SwAV", Swav()),
+    "swav-difference": ("+ SwAV, differences", Swav(form="difference")),
+    "metarm": ("MetaRM", MetaRm()),
+    "proto-rm": ("Proto-RM", ProtoRm()),
+}
+TRAINED_TRUNK = {
+    "grm-sft": "its regulariser is the trunk's language-model loss",
+    "grm-dpo": "its regulariser is the trunk's DPO loss",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Heads on features of a frozen model at several numbers of labels: accuracy with bands, paired tests, a plot.
+
+    Bradley-Terry, tuned by cross-validation inside each draw's labels, is always there: every method is compared with
+    it on the same draws. Fewer labels of a draw are the first of its more. Where all labels are taken there is one
+    draw, and the runs are seeds.
+    """
+
+    workdir: str = "runs/curve"
+    model: ModelSource = ModelSource()
+    data: Pairs = Pairs()
+    labels: tuple[int, ...] = (50, 100, 200, 500, 0)  # numbers of labelled pairs; 0: all
+    draws: int = 20  # label draws of each number
+    methods: tuple[str, ...] = (
+        "flip",
+        "smooth",
+        "margin",
+        "simcse",
+        "swav",
+        "metarm",
+        "proto-rm",
+    )  # beside the baseline
+    frozen: Frozen = Frozen()
+    overlong: Policy = "drop"  # pairs longer than a decoder can read; an encoder's contract cuts them, and says so
+    features: str = "runs/features"  # where features are kept: they are computed once for a model and its data
+    devices: Devices = Devices()
+    seed: int = 0  # of label draws, folds and heads
+
+    def __post_init__(self) -> None:
+        require("", self, "seed", least=0, most=LAST_SEED)
+        require("", self, "draws", least=2)
+        for name in self.methods:
+            if name in TRAINED_TRUNK:
+                raise UserError(
+                    f"methods: {name!r} has no meaning on a frozen model: {TRAINED_TRUNK[name]}, which frozen features "
+                    "cannot change; fine-tune it instead (python -m rmjax.launch train --help)"
+                )
+            if name not in METHODS:
+                raise UserError(f"methods: {name!r} is none of {', '.join(METHODS)}")
+        if len(set(self.methods)) < len(self.methods):
+            raise UserError(f"methods={self.methods}: give each once")
+        if not self.labels or min(self.labels) < 0 or len(set(self.labels)) < len(self.labels):
+            raise UserError(f"labels={self.labels}: give numbers of pairs, each once; 0 means all")
+
+    def run(self, command: str = "") -> None:
+        """Computes what is not there yet, on all devices, and writes rows.jsonl, summary.json, report.html."""
+        with self.devices.use():
+            self.measure(command)
+
+    def measure(self, command: str) -> None:
+        """`run`, on whatever mesh is set."""
+        train, test, hashes = self.data.load()
+        start = load_model(self.model)
+        train = start.fitting(train, most=0, policy=self.overlong, what="training pairs")
+        test = start.fitting(test, most=0, policy="error", what="held-out pairs")
+        counts = self.counts(len(train))
+        hashes |= {f"weights of {self.model.path}": fingerprint(start.params)}
+        work = Workdir(self.workdir, to_json(self), hashes)
+        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        made = time.perf_counter()
+        pool, held = (cached(self.features, start.model, start.params, start.chat, p) for p in (train, test))
+        made, begun = time.perf_counter() - made, time.perf_counter()
+        bench = Bench(pool, held, train, self.frozen, parts=len(start.model.pool), seed=self.seed)
+        rows = self.rows(bench, counts, work)
+        seconds = {"features": round(made, 3), "heads": round(time.perf_counter() - begun, 3)}
+        found = compared(rows, [METHODS[m][0] for m in self.methods])
+        baselines = {name: accuracy(scores) for name, scores in trivial(test, train).items()}
+        facts = {
+            "testbed": "real data",
+            "comparisons": [dataclasses.asdict(c) for c in found],
+            "baselines": {name: dataclasses.asdict(a) for name, a in baselines.items()},
+            "settings_tried": self.frozen.settings,
+            "seconds_of": seconds,
+        }
+        write_summary(work / "summary.json", rows, **facts)
+        run = provenance.finish(contract=start.chat.contract(), seconds_of=seconds)
+        data = ReportData(
+            title="Accuracy against labels",
+            testbed="real data",
+            lead=f"Heads on frozen features of {self.model.path}, trained on draws of {self.data.path}: {len(train):,} "
+            f"labelled pairs, {len(test):,} held out. Every method chose among as many settings on its own labels.",
+            rows=rows,
+            baselines=baselines,
+            comparisons=found,
+            run=run,
+        )
+        curves.write(work / "report.html", data, baseline=BASELINE)
+        console.print(accuracy_table(rows, baselines, title=f"{self.data.path}, {len(test):,} held-out pairs"))
+        if found:
+            console.print(comparison_table(found, title="Paired differences to the tuned Bradley-Terry head"))
+        console.print(f"features {seconds['features']:.0f} s, heads {seconds['heads']:.0f} s")
+        console.print(f"report: [bold]{work / 'report.html'}[/]   numbers: {work / 'summary.json'}")
+
+    def counts(self, pairs: int) -> list[int]:
+        """Numbers of labels with 0 as all. Raises UserError for more than there are."""
+        if more := [n for n in self.labels if n > pairs]:
+            raise UserError(
+                f"labels={more[0]}: --data.path has {pairs} training pairs; give at most that, or 0 for all"
+            )
+        return sorted({n or pairs for n in self.labels})
+
+    def rows(self, bench: Bench, counts: Sequence[int], work: Workdir) -> list[Row]:
+        """Every method at every number of labels; what rows.jsonl holds of a killed run is not computed again."""
+        file = jsonl.Appender(work / "rows.jsonl", dict, sync_every=1)
+        done = {(x["method"], x["labels"]): x["runs"] for x in file.existing}
+        out = []
+        with file:
+            for labels in counts:
+                numbers = range(self.draws)
+                whole = labels == len(bench.groups)
+                base: Fitted | None = None
+                for name in (BASELINE, *self.methods):
+                    title, method = METHODS.get(name, (BASELINE, None))
+                    if (title, labels) not in done:
+                        begun = time.perf_counter()
+                        if base is None:
+                            base = bench.baseline(labels, numbers)
+                        fitted = base if method is None else learn(bench, labels, numbers, method, base)
+                        seconds = (time.perf_counter() - begun) / len(numbers)
+                        done[title, labels] = lines(fitted, seconds)
+                        file.append({"method": title, "labels": labels, "runs": done[title, labels]})
+                        mean = np.mean([r["accuracy"] for r in done[title, labels]])
+                        console.print(
+                            f"{labels:>6,} labels  {title:24} {100 * mean:.1f} %  {seconds * len(numbers):.1f} s"
+                        )
+                    out += [row(title, labels, x, self.seed, whole) for x in done[title, labels]]
+        return out
+
+
+def learn(bench: Bench, labels: int, numbers: Sequence[int], method: Any, base: Fitted) -> Fitted:
+    """A method over label draws, given the baseline's fit to them."""
+    fit: Callable = bench.treated if isinstance(method, Treatment) else bench.auxiliary
+    return fit(labels, numbers, method, base)
+
+
+def lines(fitted: Fitted, seconds: float) -> list[dict[str, Any]]:
+    """One JSON value a run: accuracy, ties, the chosen setting, and each item's outcome as 1, 0 or t (tie)."""
+    if not np.isfinite(fitted.differences).all():
+        raise UserError("heads: a score is not a finite number; lower --frozen.schedule.learning-rate")
+    outcome = np.where(fitted.differences == 0, 0.5, fitted.differences > 0)
+    return [
+        {
+            "run": i,
+            "accuracy": float(o.mean()),
+            "ties": int((o == 0.5).sum()),
+            "n": len(o),
+            "setting": fitted.words[i],
+            "held_loss": float(fitted.held_loss[i]),
+            "seconds": round(seconds, 4),
+            "items": "".join({0.0: "0", 0.5: "t", 1.0: "1"}[v] for v in o.tolist()),
+        }
+        for i, o in enumerate(outcome)
+    ]
+
+
+def row(method: str, labels: int, x: dict[str, Any], seed: int, whole: bool) -> Row:
+    """A line of rows.jsonl as a row of the summary; where all labels are taken, a run is a seed and not a draw."""
+    n, share = x["n"], x["accuracy"]
+    result = Accuracy(accuracy=share, ci95=wilson(share * n, n), n=n, ties=x["ties"])
+    place = {"draw": 0, "seed": seed + x["run"]} if whole else {"draw": x["run"], "seed": seed}
+    more = {"setting": x["setting"], "held_loss": x["held_loss"]}
+    return Row.of(result, method=method, labels=labels, seconds=x["seconds"], **place, **more)
+
+
+def compared(rows: Sequence[Row], methods: Sequence[str]) -> list[Comparison]:
+    """Every method against the baseline at each number of labels, over the same runs."""
+    of = lambda method, labels: accuracies([r for r in rows if (r.method, r.labels) == (method, labels)])
+    counts = sorted({r.labels for r in rows})
+    return [
+        compare_runs(of(m, n), of(BASELINE, n), names=(f"{m}, {n:,} labels", f"{BASELINE}, {n:,} labels"))
+        for m in methods
+        for n in counts
+    ]

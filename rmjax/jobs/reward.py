@@ -1,0 +1,200 @@
+"""A scalar reward model as a Hugging Face directory: read, scored, written, and read again before it is trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+
+from rmjax import json_file
+from rmjax.data.contract import TokenContract, saved_contract
+from rmjax.data.rows import Group
+from rmjax.data.text_pair import TextPair
+from rmjax.decoding import decode
+from rmjax.errors import UserError
+from rmjax.evaluation.calibrator import Calibrator
+from rmjax.jobs.lengths import Policy, Record, kept
+from rmjax.jobs.sources import ModelSource
+from rmjax.methods.bradley_terry import groups_of
+from rmjax.models import hf
+from rmjax.models.config import EncoderConfig
+from rmjax.models.model import Model
+from rmjax.objectives.reference import slot_scores
+from rmjax.objectives.scores import Scalar
+from rmjax.records import Demonstration, Preference
+from rmjax.sampling.journal import fingerprint
+from rmjax.training.state import current_mesh
+
+console = Console()
+ORIGIN, CALIBRATION = "rmjax_reward.json", "rmjax_calibration.json"
+PROBES, TOLERANCE = 8, 1e-4  # pairs scored again after an export, and the most that a score may differ
+CUTS = {"prompt_cut": "the front of the prompt is cut", "answer_cut": "the end of an answer is cut"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardModel:
+    """A model with a head, its parameters and its token contract."""
+
+    model: Model
+    params: Any
+    chat: TokenContract
+
+    def groups(self, items: Sequence[Preference | Demonstration]) -> list[Group]:
+        """Each item in tokens; an encoder's over-long ones are cut, as its contract says."""
+        return self._limited(items)[0]
+
+    def _limited(self, items: Sequence[Preference | Demonstration]) -> tuple[list[Group], Mapping[str, int]]:
+        groups = [group for item in items for group in self._groups(item)]
+        if not isinstance(self.chat, TextPair):
+            return groups, {}
+        limited = self.chat.cut(groups)
+        return limited.groups, limited.dropped
+
+    def _groups(self, item: Preference | Demonstration) -> list[Group]:
+        if isinstance(item, Preference):
+            return groups_of(self.chat, [item])
+        completion = self.chat.completion_ids(item.completion)
+        return [Group(id=item.id, prompt=self.chat.prompt_ids(item.prompt), completions=[completion])]
+
+    def rewards(self, items: Sequence[Preference | Demonstration]) -> Float[np.ndarray, "n k"]:
+        """The rewards, float32, of each item's chosen and rejected answer (k = 2) or one response, uncalibrated."""
+        return np.stack(slot_scores(self.model, self.params, self.groups(items), Scalar()))
+
+    def texts(self, items: Sequence[Preference]) -> list[tuple[str, ...]]:
+        """What is scored of each item, special tokens shown: prompt with chosen, prompt with rejected answer."""
+        text = self.chat.tokenizer.decode
+        return [tuple(text([*g.prompt_of(i), *c]) for i, c in enumerate(g.completions)) for g in self.groups(items)]
+
+    def fitting(self, items: Sequence[Record], *, most: int, policy: Policy, what: str) -> list[Record]:
+        """The items whose prompt with the longer answer a decoder can read, by the policy.
+
+        An encoder reads all: its contract cuts them, which is counted in the terminal.
+
+        Args:
+            most: tokens at most; 0: the model's own positions.
+        """
+        groups, cut = self._limited(items)
+        if isinstance(self.chat, TextPair):
+            for how, n in cut.items():
+                console.print(f"{what}: {n:,} of {len(groups):,} longer than {self.chat.length} tokens: {CUTS[how]}")
+            return list(items)
+        needs = [(len(g.prompt), max(map(len, g.completions))) for g in groups]
+        most = most or self.model.config.max_positions
+        mend = "shorten or drop them (--help names the policy), or use a model with more positions"
+        return kept(items, needs, most, policy=policy, what=what, parts=("prompt", "answer"), mend=mend)
+
+
+def load_model(source: ModelSource, *, length: int = 0) -> RewardModel:
+    """A decoder or encoder with its token contract; it may lack a head.
+
+    Args:
+        length: tokens of an encoder's pair at most; 0: what it was trained with, or else its positions.
+
+    Raises:
+        UserError: what the loaders refuse, or a template for an encoder, which has none.
+    """
+    directory = source.directory()
+    if not isinstance(hf.load_model(directory).config, EncoderConfig):
+        model, params, chat = source.load()
+        return RewardModel(model=model, params=params, chat=chat)
+    if source.template != "auto":
+        raise UserError(f"--model.template {source.template}: an encoder reads a pair of texts; leave it auto")
+    model, params = hf.load(directory, mesh=current_mesh())
+    model = model.with_config(dtype=source.dtype, remat=source.remat)
+    own = 0 if saved_contract(directory) else model.context
+    return RewardModel(
+        model=model, params=params, chat=TextPair.load(directory, length=length or own, vocab=model.config.vocab)
+    )
+
+
+def load_reward(source: ModelSource, *, length: int = 0) -> RewardModel:
+    """The reward model of a directory: one that was exported here, or any classifier with one label.
+
+    Raises:
+        UserError: no reward head, a weight that is not a number, or anything that `load_model` refuses.
+    """
+    if hf.load_model(source.directory()).head is None:
+        raise UserError(
+            f"--model.path {source.path}: a model without a reward head (config.json names no "
+            "...ForSequenceClassification); train one first: python -m rmjax.launch train"
+        )
+    reward = load_model(source, length=length)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(reward.params):
+        if not bool(jnp.all(jnp.isfinite(leaf))):
+            name = ".".join(str(key.key) for key in path)
+            raise UserError(
+                f"--model.path {source.path}: parameter {name} holds NaN or infinity; export the model again"
+            )
+    return reward
+
+
+def export_reward(
+    path: Path, reward: RewardModel, source: ModelSource, probes: Sequence[Preference], *, origin: Mapping[str, Any]
+) -> float:
+    """Writes the directory, reads it again and compares the rewards of a few pairs; returns the largest difference.
+
+    transformers loads it as AutoModelForSequenceClassification with one label.
+
+    Args:
+        source: how the model was loaded; its dtype is that of the comparison.
+        probes: pairs, of which the first `PROBES` are scored.
+        origin: what the model was made from; kept beside the weights.
+
+    Raises:
+        UserError: the directory cannot be written, or what it holds scores differently.
+    """
+    chat = reward.chat
+
+    def files(folder: Path) -> None:
+        chat.save(folder)
+        json_file.write(folder / ORIGIN, origin)
+
+    hf.save(path, reward.model, reward.params, tokenizer=chat.tokenizer, eos=chat.eos, pad=chat.pad, files=files)
+    back = load_reward(dataclasses.replace(source, path=str(path), template="auto"))
+    before, after = (r.rewards(probes[:PROBES]) for r in (reward, back))
+    difference = float(np.abs(before.astype(np.float64) - after).max())
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"{path}: the exported model's rewards differ by {difference:.1e} from the trained one's (allowed: "
+            f"{TOLERANCE:.0e}); do not use it, and report this with run.json"
+        )
+    return difference
+
+
+def origin_of(path: Path) -> Mapping[str, Any]:
+    """What an export says that it was made from; nothing for a directory from elsewhere."""
+    file = path / ORIGIN
+    found = json_file.read(file) if file.is_file() else {}
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: not an export's origin; export the model again, or remove the file")
+    return found
+
+
+def save_calibrator(path: Path, found: Calibrator, reward: RewardModel, **facts: Any) -> None:
+    """Puts a calibrator beside the weights that it was fitted for."""
+    content = {"calibrator": dataclasses.asdict(found), "weights": fingerprint(reward.params), **facts}
+    json_file.write(path / CALIBRATION, content)
+
+
+def load_calibrator(path: Path, reward: RewardModel) -> tuple[Calibrator, Mapping[str, str]] | None:
+    """The calibrator beside the weights, and the hashes of the files that it was fitted on; None where there is none.
+
+    Raises:
+        UserError: it belongs to other weights, or is none.
+    """
+    file = path / CALIBRATION
+    if not file.is_file():
+        return None
+    content = json_file.read(file)
+    if not isinstance(content, dict) or not {"calibrator", "weights"} <= content.keys():
+        raise UserError(f"{file}: not a calibrator; run the calibrate job again, or remove the file")
+    if content["weights"] != fingerprint(reward.params):
+        raise UserError(f"{file}: was fitted for other weights; run the calibrate job again, or remove the file")
+    return decode(content["calibrator"], Calibrator, str(file), "calibrator"), dict(content.get("data", {}))

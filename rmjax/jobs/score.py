@@ -1,0 +1,143 @@
+"""Scores with a reward model: every answer of pairs, or single responses."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from rmjax import jsonl
+from rmjax.bounds import LAST_SEED, require
+from rmjax.config import to_json
+from rmjax.data.sources import Source, read_demonstrations
+from rmjax.errors import UserError
+from rmjax.evaluation.baselines import lengths
+from rmjax.evaluation.calibrator import Calibrator
+from rmjax.evaluation.pairwise import ItemScore, from_scores
+from rmjax.evaluation.provenance import Provenance
+from rmjax.evaluation.summary import write_scores
+from rmjax.jobs.devices import Devices
+from rmjax.jobs.lengths import Policy
+from rmjax.jobs.reward import RewardModel, load_calibrator, load_reward, origin_of
+from rmjax.jobs.score_report import ResponseScore, Result, conclude_pairs, conclude_responses
+from rmjax.jobs.sources import ModelSource, PairFile
+from rmjax.jobs.workdir import Workdir
+from rmjax.records import Demonstration, Preference, content_id
+from rmjax.sampling.journal import fingerprint
+
+console = Console()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreJob:
+    """Scores every answer with a reward model; writes scores.jsonl, summary.json, files in RewardBench's format."""
+
+    workdir: str = "runs/score"
+    model: ModelSource = ModelSource()  # an export of train, or any classifier with one label
+    data: PairFile = PairFile()
+    more: tuple[str, ...] = ()  # further files of pairs, read by the policies of --data; each file is a set
+    responses: str = ""  # instead of pairs: a file of single responses (prompt and completion)
+    against: str = ""  # scores.jsonl of another model on the same items: the two are compared
+    calibrated: bool = True  # apply the calibrator that the directory holds, if any
+    max_length: int = 0  # tokens of prompt and answer together; 0: the model's own positions
+    overlong: Policy = "error"  # what becomes of longer ones; dropping some changes the question
+    devices: Devices = Devices()
+    seed: int = 0  # of the bootstrap
+
+    def __post_init__(self) -> None:
+        require("", self, "seed", least=0, most=LAST_SEED)
+        require("", self, "max_length", least=0)
+        if self.responses and (self.data != PairFile() or self.more or self.against):
+            raise UserError("--responses is scored instead of pairs: leave out --data.*, --more and --against, or it")
+        if self.more and self.data.limit:
+            raise UserError(f"--data.limit {self.data.limit} with --more: give one file, or no limit")
+
+    def run(self, command: str = "") -> None:
+        """Scores on all devices and prints the summary."""
+        with self.devices.use():
+            self.score(command)
+
+    def score(self, command: str) -> None:
+        """`run`, on whatever mesh is set."""
+        sources = {} if self.responses else self.read()
+        responses = read_demonstrations(self.responses) if self.responses else []
+        other = (self.against, jsonl.read(self.against, ItemScore)) if self.against else None
+        reward = load_reward(self.model, length=self.max_length)
+        directory = self.model.directory()
+        kept = load_calibrator(directory, reward) if self.calibrated else None
+        calibrator = Calibrator() if kept is None else kept[0]
+        fit = lambda items, what: reward.fitting(items, most=self.max_length, policy=self.overlong, what=what)
+        sets = {name: fit(list(s.records), f"pairs of {name}") for name, s in sources.items()}
+        responses = fit(responses, "responses")
+        hashes = {s.path: s.hash for s in sources.values()}
+        if responses:
+            hashes[self.responses] = content_id((), *(d.id for d in responses))
+        warn(hashes, dict(origin_of(directory).get("data", {})), "the model was trained")
+        warn(hashes, {} if kept is None else kept[1], "its calibrator was fitted")
+        hashes[f"weights of {self.model.path}"] = fingerprint(reward.params)
+        hashes["calibrator"] = repr(calibrator)
+        work = Workdir(self.workdir, to_json(self), hashes)
+        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        console.print(f"rewards: {'as the model gives them' if kept is None else calibrator.words}")
+        start = time.perf_counter()
+        if responses:
+            lines = response_scores(reward, calibrator, responses)
+            jsonl.write(work / "scores.jsonl", lines)
+            conclude_responses(work, lines, calibrator=calibrator, seed=self.seed)
+        else:
+            scores = {name: pair_scores(reward, calibrator, items) for name, items in sets.items()}
+            seconds = time.perf_counter() - start
+            write_scores(work / "scores.jsonl", [s for group in scores.values() for s in group])
+            result = Result(model=model_name(self.model.path), sets=sets, scores=scores, calibrator=calibrator)
+            conclude_pairs(work, result, reward, other=other, seconds=seconds, seed=self.seed)
+        provenance.finish(contract=reward.chat.contract())
+
+    def read(self) -> Mapping[str, Source]:
+        """Name of a set -> its pairs. UserError where a name or an id is in two files."""
+        out: dict[str, Source] = {}
+        owner: dict[str, str] = {}
+        for path in (self.data.path, *self.more):
+            source = dataclasses.replace(self.data, path=path).read()
+            name = Path(path).name.split(".")[0]
+            if name in out:
+                raise UserError(f"--more {path}: a set named {name!r} is there already; rename the file")
+            for p in source.records:
+                if p.id in owner:
+                    raise UserError(f"{path}: item {p.id!r} is in {owner[p.id]} too; give every item its own id")
+                owner[p.id] = path
+            out[name] = source
+        return out
+
+
+def pair_scores(reward: RewardModel, calibrator: Calibrator, items: Sequence[Preference]) -> list[ItemScore]:
+    """Calibrated scores of pairs; the sigmoid of their difference is the probability."""
+    return from_scores(items, calibrator.apply(reward.rewards(items), lengths(items)), logistic=True)
+
+
+def response_scores(reward: RewardModel, calibrator: Calibrator, items: Sequence[Demonstration]) -> list[ResponseScore]:
+    """Calibrated scores of single responses. UserError where one is not a finite number."""
+    sizes = np.array([len(d.completion) for d in items], np.float64)
+    scores = calibrator.apply(reward.rewards(items)[:, 0], sizes)
+    for d, score in zip(items, scores, strict=True):
+        if not np.isfinite(score):
+            raise UserError(f"response {d.id!r}: reward {score} is not finite; evaluate in float32")
+    return [
+        ResponseScore(id=d.id, score=float(score), characters=len(d.completion), source=d.source)
+        for d, score in zip(items, scores, strict=True)
+    ]
+
+
+def warn(files: Mapping[str, str], seen: Mapping[str, str], what: str) -> None:
+    """Says which of the files were seen before, so that a figure on them is no test."""
+    names = [path for path, hash in files.items() if hash in seen.values()]
+    if names:
+        console.print(f"[bold]{', '.join(names)}[/]: {what} on pairs of this file, so the figures are no test of it")
+
+
+def model_name(path: str) -> str:
+    """A file name for a model: the last two parts of its path, as in owner-name or run-export."""
+    return "-".join(Path(path).expanduser().parts[-2:]).strip("/")

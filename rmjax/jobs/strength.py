@@ -1,0 +1,105 @@
+"""How strong each label is: an ensemble's opinion of every pair, and a treated copy of the data to train on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool
+from rich.console import Console
+
+from rmjax import json_file, jsonl
+from rmjax.bounds import LAST_SEED, require
+from rmjax.config import to_json
+from rmjax.errors import UserError
+from rmjax.evaluation.provenance import Provenance
+from rmjax.jobs import strength_report
+from rmjax.jobs.devices import Devices
+from rmjax.jobs.lengths import Policy
+from rmjax.jobs.reward import load_model
+from rmjax.jobs.sources import ModelSource, PairFile
+from rmjax.jobs.strength_report import Strengths
+from rmjax.jobs.workdir import Workdir
+from rmjax.methods.strength import StrengthEnsemble, score
+from rmjax.records import Preference
+from rmjax.refine import strength
+from rmjax.refine.treatments import Treatment
+from rmjax.sampling.journal import fingerprint
+from rmjax.training.features import cached
+
+console = Console()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StrengthJob:
+    """Scores every label with an ensemble; writes strengths.jsonl, treated.jsonl, summary.json, report.html.
+
+    strengths.jsonl: the pairs as they were, with meta.strength (mean, std, the members' score differences).
+    treated.jsonl: the same pairs after the treatment, ready to train on.
+    """
+
+    workdir: str = "runs/strength"
+    model: ModelSource = ModelSource()  # its frozen features are what the members see
+    data: PairFile = PairFile()
+    ensemble: StrengthEnsemble = StrengthEnsemble()
+    treatment: Treatment = Treatment()
+    overlong: Policy = "drop"  # pairs longer than a decoder can read; an encoder's contract cuts them, and says so
+    features: str = "runs/features"  # where features are kept: they are computed once for a model and its data
+    known: str = ""  # a field of meta that is true where a label is known to be wrong, else false: AUROC is reported
+    devices: Devices = Devices()
+    seed: int = 0  # of folds and resamples
+
+    def __post_init__(self) -> None:
+        require("", self, "seed", least=0, most=LAST_SEED)
+
+    def run(self, command: str = "") -> None:
+        """Scores, treats and reports, on all devices."""
+        with self.devices.use():
+            self.stages(command)
+
+    def stages(self, command: str) -> None:
+        """Refuses what can be refused before work is done, then works."""
+        source = self.data.read()
+        items = list(source.records)
+        self.treatment(strength.annotate(items, np.zeros((1, len(items)))))  # a column in the way is said now
+        start = load_model(self.model)
+        items = start.fitting(items, most=0, policy=self.overlong, what="pairs")
+        wrong = known_wrong(items, self.known) if self.known else None
+        hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(start.params)}
+        work = Workdir(self.workdir, to_json(self), hashes)
+        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        features = cached(self.features, start.model, start.params, start.chat, items)
+        scored = score(features, [p.prompt for p in items], self.ensemble, seed=self.seed)
+        found = strength.annotate(items, scored.differences)
+        treated = self.treatment(found)
+        jsonl.write(work / "strengths.jsonl", found)
+        jsonl.write(work / "treated.jsonl", treated)
+        result = Strengths(
+            found=found, treated=treated, how=f"{self.ensemble.words}, penalty {scored.penalty:g}", wrong=wrong
+        )
+        facts = {"testbed": "real data", "schema": source.schema, "penalty": scored.penalty, **result.facts()}
+        json_file.write(work / "summary.json", facts)
+        strength_report.write(work / "report.html", result, run=provenance.finish(contract=start.chat.contract()))
+        console.print(strength_report.table(result, title=f"{self.data.path}, by {self.model.path}"))
+        console.print(strength_report.suspicious_table(result))
+        console.print(f"report: [bold]{work / 'report.html'}[/]   to train on: {work / 'treated.jsonl'}")
+
+
+def known_wrong(items: Sequence[Preference], field: str) -> Bool[np.ndarray, " n"]:
+    """Which labels are known to be wrong.
+
+    Raises:
+      UserError: a record whose meta does not say so, or none or all of them wrong.
+    """
+    for p in items:
+        if not isinstance(p.meta.get(field), bool):
+            raise UserError(
+                f"--known {field}: record {p.id!r} has meta.{field}={p.meta.get(field)!r}, not true or false"
+            )
+    wrong = np.array([p.meta[field] for p in items], bool)
+    if wrong.all() or not wrong.any():
+        raise UserError(
+            f"--known {field}: {int(wrong.sum())} of {len(wrong)} labels are wrong; there must be both kinds"
+        )
+    return wrong

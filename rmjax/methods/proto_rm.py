@@ -1,0 +1,94 @@
+"""Proto-RM (arXiv:2406.06606) on frozen features: a projection, prototypes of good and bad answers, a linear reward.
+
+Departures from the public code, and why, stand in `rmjax.objectives.prototypical`. Prototypes begin as means of random
+parts of each class (or by k-means++) of the projected training features; IMP then adds answers that are far from all of
+their class until the table is full; from there they are parameters like any other. Their share in the score is fixed
+(`mix`), not faded out, because a share that ends at 0 serves a plain linear head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from rmjax.bounds import require
+from rmjax.errors import UserError
+from rmjax.methods.secrets import from_weight
+from rmjax.models import heads
+from rmjax.objectives import prototypical
+from rmjax.training.frozen.nonlinear import Batch, Params, pair_loss
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProtoRm:
+    """The prototypical head. Setting: the weight of the assignment loss."""
+
+    grid: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0)
+    capacity: int = 16  # prototypes that there is room for, both classes together
+    start_with: int = 4  # prototypes a class before IMP adds any
+    init: Literal["means", "kmeans++"] = "means"
+    mix: float = 0.5  # the prototypes' share of the score
+    gamma: float = 1.0
+    diversity: float = 0.1
+    sigma: float = 0.05  # IMP's variance; the code's 5 is for vectors of 550 rewards, and adds nothing at |z| = 1
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        require("proto_rm.", self, "start_with", least=1)
+        require("proto_rm.", self, "mix", above=0, most=1)
+        require("proto_rm.", self, "gamma", "sigma", above=0)
+        require("proto_rm.", self, "alpha", above=0, below=1)
+        require("proto_rm.", self, "diversity", least=0)
+        if self.capacity < 2 * self.start_with:
+            raise UserError(
+                f"proto_rm.capacity={self.capacity}: two classes of {self.start_with} prototypes need at least "
+                f"{2 * self.start_with}"
+            )
+
+    def head(self, hidden: int) -> heads.HeadConfig:
+        return heads.Prototypes(embed=hidden, capacity=self.capacity, gamma=self.gamma, mix=self.mix)
+
+    def start(self, head: heads.Head, params: Params, weight: Array, batch: Batch, key: Array) -> Params:
+        params = from_weight(params, weight)
+        h = head.embed(params, jnp.concatenate([batch.chosen, batch.rejected]))
+        labels, mask = sides(batch)
+        first = prototypical.class_means if self.init == "means" else prototypical.kmeans_pp
+        found, classes, valid = first(key, h, labels, self.start_with, mask)
+        room = self.capacity - len(classes)
+        table = jnp.pad(found, ((0, room), (0, 0))), jnp.pad(classes, (0, room)), jnp.pad(valid, (0, room))
+        order = jnp.argsort(jax.random.uniform(key, labels.shape))  # or the chosen ones would fill the table
+        table = prototypical.add(h[order], labels[order], *table, sigma=self.sigma, alpha=self.alpha, mask=mask[order])
+        names = ("prototypes", "classes", "valid")
+        return {"head": {**params, **{k: v.astype(jnp.float32) for k, v in zip(names, table, strict=True)}}}
+
+    def effective(self, params: Params) -> Array:
+        return params["projection"] @ params["weight"]
+
+    def gradient(
+        self, head: heads.Head, params: Params, batch: Batch, penalty: Callable, value: Array, key: Array
+    ) -> Params:
+        labels, mask = sides(batch)
+
+        def loss(p: Params) -> Array:
+            own = p["head"]
+            classes, valid = own["classes"], own["valid"] > 0.5
+            h = head.embed(own, jnp.concatenate([batch.chosen, batch.rejected]))
+            log_a = prototypical.assign(h, own["prototypes"], valid, self.gamma)
+            pulled = prototypical.assignment_loss(log_a, classes, labels, mask)
+            apart = prototypical.diversity(own["prototypes"], classes, valid)
+            ranked = pair_loss(head, p, batch.chosen, batch.rejected, batch)
+            return ranked + value * pulled + self.diversity * apart + penalty(p)
+
+        return jax.grad(loss)(params)
+
+
+def sides(batch: Batch) -> tuple[Array, Array]:
+    """The class of each answer, chosen ones first, and which of them count."""
+    count = batch.weight.shape[0]
+    labels = jnp.repeat(jnp.array([prototypical.CHOSEN, prototypical.REJECTED]), count)
+    return labels, jnp.tile(batch.weight > 0, 2)

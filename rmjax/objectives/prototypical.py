@@ -1,0 +1,183 @@
+"""Proto-RM's losses (arXiv:2406.06606): features are pulled towards prototypes of good and of bad answers.
+
+    a_k  =  softmax_k(-gamma ||h - p_k||^2)  over the valid prototypes of all classes
+    h^   =  sum_k a_k p_k,     reward = head((1 - w) h + w h^)
+    loss =  Bradley-Terry + lambda_p mean(-log sum_{k: c_k = label} a_k) + lambda_d diversity
+
+Where this departs from the public code, and why: the code assigns a training answer to prototypes of its *true* class
+only, which a new answer does not have; prototypes here are of the pooled feature, not of a padded vector of per-token
+scores; distances are squared, because IMP's threshold (arXiv:1902.04552, appendix) is one of squared distances; the
+served score goes through the prototypes, where the code's last stage drops them.
+
+Shapes are fixed: K prototypes of which a boolean `valid` says which are there.
+
+Dimensions: n answers, K prototypes, d width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+REJECTED, CHOSEN = 0, 1  # classes, as in `models.heads.Prototypes`
+
+
+def squared_distances(h: Float[Array, "*b d"], prototypes: Float[Array, "K d"]) -> Float[Array, "*b K"]:
+    """||h - p_k||^2, not below 0."""
+    cross = h @ prototypes.T
+    return jnp.maximum(jnp.sum(h * h, -1, keepdims=True) + jnp.sum(prototypes * prototypes, -1) - 2.0 * cross, 0.0)
+
+
+def assign(
+    h: Float[Array, "*b d"], prototypes: Float[Array, "K d"], valid: Bool[Array, " K"], gamma: float | Array = 1.0
+) -> Float[Array, "*b K"]:
+    """log a: log-softmax over the valid prototypes; -inf for the others."""
+    return jax.nn.log_softmax(jnp.where(valid, -gamma * squared_distances(h, prototypes), -jnp.inf), axis=-1)
+
+
+def reconstruct(
+    h: Float[Array, "*b d"],
+    prototypes: Float[Array, "K d"],
+    valid: Bool[Array, " K"],
+    *,
+    gamma: float | Array = 1.0,
+    mix: float | Array = 0.5,
+) -> Float[Array, "*b d"]:
+    """(1 - w) h + w sum_k a_k p_k, w being `mix`: what the reward head sees."""
+    return (1.0 - mix) * h + mix * jnp.exp(assign(h, prototypes, valid, gamma)) @ prototypes
+
+
+def ramp(step: int | Array, *, most: float = 0.5, rate: float = 8e-4) -> Array:
+    """The public code's w at a training step: min(0.5, exp(-8e-4 step)); it fades the prototypes out."""
+    return jnp.minimum(most, jnp.exp(-rate * jnp.asarray(step, jnp.float32)))
+
+
+def assignment_loss(
+    log_a: Float[Array, "n K"],
+    classes: Int[Array, " K"],
+    labels: Int[Array, " n"],
+    mask: Bool[Array, " n"] | None = None,
+) -> Float[Array, ""]:
+    """Mean of -log sum_{k: c_k = label} a_k; a class without a valid prototype makes its answers count nothing."""
+    mask = jnp.ones(labels.shape, bool) if mask is None else mask
+    own = jnp.where(classes == labels[:, None], log_a, -jnp.inf)
+    there = mask & jnp.any(jnp.isfinite(own), -1)
+    own = jnp.where(there[:, None], own, 0.0)  # a finite value where no gradient is wanted
+    return jnp.sum(jnp.where(there, -jax.nn.logsumexp(own, -1), 0.0)) / jnp.maximum(jnp.sum(there), 1)
+
+
+def diversity(
+    prototypes: Float[Array, "K d"], classes: Int[Array, " K"], valid: Bool[Array, " K"], *, apart: float | Array = 0.5
+) -> Float[Array, ""]:
+    """Summed over classes: the mean over pairs nearer than `apart` of apart - ||p_i - p_j||, not squared
+
+    Prototypes that coincide are pushed nowhere, for they have no direction; initialise them apart.
+    """
+    gap = prototypes[:, None] - prototypes[None]
+    square = jnp.sum(gap * gap, -1)
+    distance = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    count = prototypes.shape[0]
+    ordered = jnp.arange(count)[:, None] < jnp.arange(count)
+    total = jnp.zeros(())
+    for label in (REJECTED, CHOSEN):
+        there = valid & (classes == label)
+        near = ordered & there[:, None] & there & (distance < apart)
+        total += jnp.sum(jnp.where(near, apart - distance, 0.0)) / jnp.maximum(jnp.sum(near), 1)
+    return total
+
+
+def threshold(rho: float | Array, width: int, *, sigma: float = 5.0, alpha: float = 0.1) -> Array:
+    """IMP's lambda = -2 s log(alpha) + d s log(1 + rho / s): an answer farther than this makes its own prototype.
+
+    Args:
+        rho: mean over dimensions of the variance of the class's prototypes.
+        width: d.
+        sigma: s, the clusters' variance; 5 and alpha = 0.1 are the public code's.
+    """
+    return -2.0 * sigma * math.log(alpha) + width * sigma * jnp.log1p(rho / sigma)
+
+
+def spread(prototypes: Float[Array, "K d"], there: Bool[Array, " K"]) -> Float[Array, ""]:
+    """rho: the mean over dimensions of the population variance of the prototypes that are there."""
+    count = jnp.maximum(jnp.sum(there), 1)
+    mean = jnp.sum(jnp.where(there[:, None], prototypes, 0.0), 0) / count
+    return jnp.mean(jnp.sum(jnp.where(there[:, None], jnp.square(prototypes - mean), 0.0), 0) / count)
+
+
+def add(
+    h: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    prototypes: Float[Array, "K d"],
+    classes: Int[Array, " K"],
+    valid: Bool[Array, " K"],
+    *,
+    sigma: float = 5.0,
+    alpha: float = 0.1,
+    mask: Bool[Array, " n"] | None = None,
+) -> tuple[Float[Array, "K d"], Int[Array, " K"], Bool[Array, " K"]]:
+    """IMP: answers in order; one whose squared distance to all prototypes of its class is above lambda becomes one.
+
+    A new prototype takes the first slot that is not valid; where none is left, nothing more is added. Returns
+    prototypes, classes and valid, in the shapes that came in.
+    """
+    mask = jnp.ones(labels.shape, bool) if mask is None else mask
+
+    def visit(state, item):
+        prototypes, classes, valid = state
+        x, label, there = item
+        own = valid & (classes == label)
+        nearest = jnp.min(jnp.where(own, squared_distances(x, prototypes), jnp.inf))
+        far = nearest > threshold(spread(prototypes, own), x.shape[-1], sigma=sigma, alpha=alpha)
+        slot = jnp.argmin(valid)
+        new = (jnp.arange(valid.shape[0]) == slot) & far & there & ~jnp.all(valid)
+        return (jnp.where(new[:, None], x, prototypes), jnp.where(new, label, classes), valid | new), None
+
+    state, _ = jax.lax.scan(visit, (prototypes, classes, valid), (h, labels, mask))
+    return state
+
+
+def class_means(
+    key: Array, h: Float[Array, "n d"], labels: Int[Array, " n"], count: int, mask: Bool[Array, " n"] | None = None
+) -> tuple[Float[Array, "2*count d"], Int[Array, " 2*count"], Bool[Array, " 2*count"]]:
+    """`count` prototypes a class: the means of a random, even partition of its answers; 1 gives the class mean.
+
+    Fewer answers than prototypes leave the rest invalid.
+    """
+    mask = jnp.ones(labels.shape, bool) if mask is None else mask
+    draw = jax.random.uniform(key, labels.shape)
+    means, valid = [], []
+    for label in (REJECTED, CHOSEN):
+        there = mask & (labels == label)
+        rank = jnp.argsort(jnp.argsort(jnp.where(there, draw, jnp.inf)))
+        part = (rank[:, None] % count == jnp.arange(count)) & there[:, None]
+        size = jnp.sum(part, 0)
+        means.append(part.astype(h.dtype).T @ h / jnp.maximum(size, 1)[:, None])
+        valid.append(size > 0)
+    classes = jnp.repeat(jnp.array([REJECTED, CHOSEN]), count)
+    return jnp.concatenate(means), classes, jnp.concatenate(valid)
+
+
+def kmeans_pp(
+    key: Array, h: Float[Array, "n d"], labels: Int[Array, " n"], count: int, mask: Bool[Array, " n"] | None = None
+) -> tuple[Float[Array, "2*count d"], Int[Array, " 2*count"], Bool[Array, " 2*count"]]:
+    """`count` prototypes a class: answers drawn with probability in proportion to the squared distance to those drawn
+    before (k-means++, Arthur and Vassilvitskii 2007).
+
+    Fewer distinct answers than prototypes leave the rest invalid.
+    """
+    mask = jnp.ones(labels.shape, bool) if mask is None else mask
+    found, valid = [], []
+    for label in (REJECTED, CHOSEN):
+        there = mask & (labels == label)
+        nearest = jnp.where(there, 1.0, 0.0)  # the first is uniform
+        for i in range(count):
+            pick = jax.random.categorical(jax.random.fold_in(key, label * count + i), jnp.log(nearest))
+            valid.append(jnp.any(nearest > 0))
+            found.append(jnp.where(valid[-1], h[pick], 0.0))
+            gap = jnp.sum(jnp.square(h - h[pick]), -1)
+            nearest = jnp.where(there, gap if i == 0 else jnp.minimum(nearest, gap), 0.0)
+    classes = jnp.repeat(jnp.array([REJECTED, CHOSEN]), count)
+    return jnp.stack(found), classes, jnp.stack(valid)

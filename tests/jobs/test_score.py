@@ -1,0 +1,176 @@
+"""The scoring job: pairs, single responses, two models compared, RewardBench's files, what it refuses."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from rmjax import jsonl
+from rmjax.errors import UserError
+from rmjax.evaluation.calibrator import Calibrator
+from rmjax.evaluation.pairwise import ItemScore
+from rmjax.jobs.reward import load_reward, save_calibrator
+from rmjax.jobs.score import ScoreJob, model_name
+from rmjax.jobs.score_report import ResponseScore
+from rmjax.jobs.sources import ModelSource, PairFile
+from rmjax.records import Demonstration, Preference
+
+
+@pytest.fixture(scope="module")
+def scored(trained, files, tmp_path_factory) -> ScoreJob:
+    """A run over two sets, of which one holds items of a RewardBench subset."""
+    folder = tmp_path_factory.mktemp("scored")
+    held = jsonl.read(files / "held.jsonl", Preference)
+    jsonl.write(folder / "a.jsonl", held[:8])
+    jsonl.write(folder / "b.jsonl", [dataclasses.replace(p, subset="math-prm") for p in held[8:]])
+    job = ScoreJob(
+        workdir=str(folder / "run"),
+        model=ModelSource(path=str(Path(trained.workdir) / "export")),
+        data=PairFile(path=str(folder / "a.jsonl")),
+        more=(str(folder / "b.jsonl"),),
+    )
+    job.run("python -m rmjax.launch score")
+    return job
+
+
+def test_scores_are_those_of_the_training_run(scored, trained):
+    ours = jsonl.read(Path(scored.workdir) / "scores.jsonl", ItemScore)
+    theirs = jsonl.read(Path(trained.workdir) / "evaluate" / "scores.jsonl", ItemScore)
+    assert [s.id for s in ours] == [s.id for s in theirs]
+    np.testing.assert_allclose([s.score_chosen for s in ours], [s.score_chosen for s in theirs], atol=1e-5)
+
+
+def test_the_summary_has_every_figure(scored):
+    summary = json.loads((Path(scored.workdir) / "summary.json").read_text())
+    assert [(name, s["n"]) for name, s in summary["sets"].items()] == [("a", 8), ("b", 4)]
+    assert sum(s["n"] for s in summary["sets"]["a"]["subsets"].values()) == 8
+    assert summary["rows"][0]["n"] == 12 and set(summary["baselines"]) == {"longer answer wins", "shorter answer wins"}
+    assert summary["calibrator"] == {"temperature": 1.0, "offset": 0.0, "length": 0.0}
+    assert 0 <= summary["calibration"]["ece95"][0] <= summary["calibration"]["ece"]
+    assert {"pearson", "spearman", "within", "strata", "controlled"} == set(summary["length"])
+    assert summary["rewardbench_subsets"]["subsets"]["math-prm"]["n"] == 4
+    assert "RewardBench score" not in json.dumps(summary)
+
+
+def test_rewardbenchs_files(scored):
+    name = model_name(scored.model.path)
+    folder = Path(scored.workdir) / "rewardbench"
+    lines = [json.loads(line) for line in (folder / f"{name}_outputs.jsonl").read_text().splitlines()]
+    assert len(lines) == 4 and all(line["text_chosen"] != line["text_rejected"] for line in lines)
+    assert all("<eos>" in line["text_chosen"] for line in lines)  # what is scored, the end token included
+    assert json.loads((folder / f"{name}.json").read_text())["num_prompts"] == 4
+
+
+def test_two_models_are_compared_on_the_same_items(scored, tmp_path):
+    against = str(Path(scored.workdir) / "scores.jsonl")
+    dataclasses.replace(scored, workdir=str(tmp_path / "w"), against=against).run("")
+    (found,) = json.loads((tmp_path / "w" / "summary.json").read_text())["comparisons"]
+    assert found["difference"]["value"] == 0 and found["p"] == 1 and found["over"] == "the same 12 items"
+    alone = dataclasses.replace(scored, workdir=str(tmp_path / "x"), more=(), against=against)
+    with pytest.raises(UserError, match="judged different items"):
+        alone.run("")
+
+
+def test_single_responses(scored, files, tmp_path):
+    held = jsonl.read(files / "held.jsonl", Preference)
+    path = tmp_path / "responses.jsonl"
+    jsonl.write(path, [Demonstration(prompt=p.prompt, completion=p.chosen, id=p.id) for p in held])
+    job = ScoreJob(workdir=str(tmp_path / "w"), model=scored.model, responses=str(path))
+    job.run("")
+    ours = jsonl.read(tmp_path / "w" / "scores.jsonl", ResponseScore)
+    pairs = jsonl.read(Path(scored.workdir) / "scores.jsonl", ItemScore)
+    np.testing.assert_allclose([s.score for s in ours], [s.score_chosen for s in pairs], atol=1e-5)
+    assert [s.characters for s in ours] == [len(p.chosen) for p in held]
+    assert json.loads((tmp_path / "w" / "summary.json").read_text())["n"] == 12
+
+
+def test_a_calibrator_beside_the_weights_is_applied_unless_refused(scored, tmp_path):
+    path = tmp_path / "export"
+    path.mkdir()
+    for file in Path(scored.model.path).iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
+    source = ModelSource(path=str(path))
+    save_calibrator(path, Calibrator(temperature=4.0, offset=1.0), load_reward(source))
+    read = lambda job: [s.score_chosen for s in jsonl.read(Path(job.workdir) / "scores.jsonl", ItemScore)]
+    job = dataclasses.replace(scored, model=source, workdir=str(tmp_path / "w"))
+    job.run("")
+    np.testing.assert_allclose(read(job), np.array(read(scored)) / 4 - 1)
+    raw = dataclasses.replace(job, workdir=str(tmp_path / "x"), calibrated=False)
+    raw.run("")
+    np.testing.assert_array_equal(read(raw), read(scored))
+
+
+def broken(scored, tmp_path, change):
+    """A copy of the export whose head is changed."""
+    path = tmp_path / "broken"
+    path.mkdir()
+    for file in Path(scored.model.path).iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(path / "model.safetensors")
+    tensors["score.weight"] = change(tensors["score.weight"])
+    save_file(tensors, path / "model.safetensors")
+    return ModelSource(path=str(path))
+
+
+def test_weights_that_are_no_numbers(scored, tmp_path):
+    model = broken(scored, tmp_path, lambda w: np.full_like(w, np.nan))
+    with pytest.raises(UserError, match=r"parameter head\.weight holds NaN"):
+        dataclasses.replace(scored, model=model, workdir=str(tmp_path / "w")).run("")
+
+
+def test_a_calibrator_of_other_weights(scored, tmp_path):
+    model = broken(scored, tmp_path, lambda w: w + 1)
+    save_calibrator(Path(model.path), Calibrator(temperature=2.0), load_reward(scored.model))
+    with pytest.raises(UserError, match="was fitted for other weights"):
+        dataclasses.replace(scored, model=model, workdir=str(tmp_path / "w")).run("")
+
+
+def test_a_language_model_has_no_scores(scored, files, tmp_path):
+    job = dataclasses.replace(scored, model=ModelSource(path=str(files / "base")), workdir=str(tmp_path / "w"))
+    with pytest.raises(UserError, match="a model without a reward head") as error:
+        job.run("")
+    assert "\n" not in str(error.value) and not (tmp_path / "w").exists()
+
+
+def test_ties_and_one_pair(scored, files, tmp_path):
+    lines = [json.loads(line) for line in (files / "held.jsonl").read_text().splitlines()]
+    ties = tmp_path / "ties.jsonl"
+    ties.write_text("".join(json.dumps({**x, "tie": i == 0}) + "\n" for i, x in enumerate(lines[:2])))
+    job = dataclasses.replace(scored, more=(), data=PairFile(path=str(ties)), workdir=str(tmp_path / "w"))
+    with pytest.raises(UserError, match="1 of 2 pairs are labelled ties"):
+        job.run("")
+    one = dataclasses.replace(job, data=PairFile(path=str(ties), tie="drop"))
+    one.run("")  # one pair is left: an accuracy of 0 or 1 with a wide interval, and nothing that fails
+    (row,) = json.loads((tmp_path / "w" / "summary.json").read_text())["rows"]
+    assert row["n"] == 1 and row["ci95"][1] - row["ci95"][0] > 0.7
+
+
+def test_over_long_answers_are_refused_or_dropped(scored, tmp_path):
+    job = dataclasses.replace(scored, max_length=3, workdir=str(tmp_path / "w"))
+    with pytest.raises(UserError, match="pairs of a: 8 of 8 are too long"):
+        job.run("")
+
+
+def test_an_item_in_two_files(scored, tmp_path):
+    copy = tmp_path / "c.jsonl"
+    copy.write_bytes(Path(scored.data.path).read_bytes())
+    with pytest.raises(UserError, match=r"c\.jsonl: item .* is in .*a\.jsonl too"):
+        dataclasses.replace(scored, more=(str(copy),), workdir=str(tmp_path / "w")).run("")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": -1}, "seed=-1"),
+        ({"max_length": -1}, "max_length=-1"),
+        ({"responses": "r.jsonl", "against": "s.jsonl"}, "--responses is scored instead of pairs"),
+        ({"responses": "r.jsonl", "data": PairFile(path="p.jsonl")}, "--responses is scored instead of pairs"),
+        ({"more": ("m.jsonl",), "data": PairFile(path="p.jsonl", limit=2)}, "--data.limit 2 with --more"),
+    ],
+)
+def test_an_impossible_job(change, said):
+    with pytest.raises(UserError, match=said):
+        ScoreJob(**change)

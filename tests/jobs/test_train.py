@@ -1,0 +1,159 @@
+"""The training job end to end: its files, its export in transformers, what it refuses, what it repeats."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rmjax import config, jsonl, launch
+from rmjax.errors import UserError
+from rmjax.evaluation.pairwise import ItemScore
+from rmjax.jobs import reward as rewards
+from rmjax.jobs.reward import load_reward
+from rmjax.jobs.sources import ModelSource, Pairs
+from rmjax.jobs.train import TrainJob
+from rmjax.objectives.pairwise import Pairwise
+from rmjax.objectives.scores import Implicit, Scalar
+from rmjax.records import Preference
+from rmjax.training.loop import Train
+
+KEPT = ("model.safetensors", "config.json", "contract.json", "tokenizer.json", "README.md", "rmjax_reward.json")
+
+
+def test_the_run_leaves_its_files(trained):
+    work = Path(trained.workdir)
+    assert all((work / "export" / name).stat().st_size for name in KEPT)
+    summary = json.loads((work / "summary.json").read_text())
+    (row,) = summary["rows"]
+    assert (row["method"], row["labels"], row["n"]) == ("reward model", 8, 12)
+    assert row["ci95"][0] <= row["accuracy"] <= row["ci95"][1]
+    assert {"longer answer wins", "shorter answer wins", "bag of words, prompt-blind"} == set(summary["baselines"])
+    run = json.loads((work / "run.json").read_text())
+    assert run["contract"]["template"] == "chat" and run["seconds"] > 0
+    assert (work / "train" / "metrics.jsonl").stat().st_size
+    assert [p.id for p in jsonl.read(work / "held_out.jsonl", Preference)] == [
+        s.id for s in jsonl.read(work / "evaluate" / "scores.jsonl", ItemScore)
+    ]
+    card = (work / "export" / "README.md").read_text()
+    assert f"| this model | {100 * row['accuracy']:.1f} |" in card and "longer answer wins" in card
+
+
+def test_the_same_command_repeats_nothing_and_other_settings_are_refused(trained):
+    work = Path(trained.workdir)
+    before = {p: p.read_bytes() for p in (work / "summary.json", work / "evaluate" / "scores.jsonl")}
+    weights = (work / "export" / "model.safetensors").stat().st_mtime_ns
+    trained.run("again")
+    assert (work / "export" / "model.safetensors").stat().st_mtime_ns == weights
+    assert before == {p: p.read_bytes() for p in before}
+    with pytest.raises(UserError, match=r"--seed 0 -> 1"):
+        dataclasses.replace(trained, seed=1).run("")
+
+
+def test_a_run_killed_before_its_export_ends_as_an_unbroken_one(trained, tmp_path, monkeypatch):
+    """The trained parameters are in a checkpoint: the same command exports them, and trains nothing again."""
+    job = dataclasses.replace(trained, workdir=str(tmp_path / "w"))
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rmjax.jobs.train.export_reward", die)
+        with pytest.raises(KeyboardInterrupt):
+            job.run("")
+    assert not (tmp_path / "w" / "export").exists()
+    job.run("")
+    ours, theirs = (Path(j.workdir) / "export" / "model.safetensors" for j in (job, trained))
+    assert ours.read_bytes() == theirs.read_bytes()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "w" / "train" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))  # no step twice
+
+
+def test_the_export_scores_as_transformers_does(trained, files):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    path = Path(trained.workdir) / "export"
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(path).eval()
+    assert theirs.config.num_labels == 1 and theirs.config.pad_token_id is not None
+    reward = load_reward(ModelSource(path=str(path)))
+    items = jsonl.read(files / "held.jsonl", Preference)[:4]
+    with torch.no_grad():
+        found = [
+            [theirs(torch.tensor([[*g.prompt, *c]])).logits.item() for c in g.completions] for g in reward.groups(items)
+        ]
+    np.testing.assert_allclose(reward.rewards(items), found, atol=1e-4)
+
+
+def test_an_export_that_scores_differently_is_no_success(trained, files, tmp_path, monkeypatch):
+    source = ModelSource(path=str(Path(trained.workdir) / "export"))
+    good, items = load_reward(source), jsonl.read(files / "held.jsonl", Preference)
+    assert rewards.export_reward(tmp_path / "good", good, source, items, origin={}) <= 1e-4
+    save = rewards.hf.save
+    worse = lambda path, model, params, **how: save(
+        path, model, {**params, "head": {"weight": params["head"]["weight"] + 0.1}}, **how
+    )
+    monkeypatch.setattr(rewards.hf, "save", worse)
+    with pytest.raises(UserError, match="rewards differ by"):
+        rewards.export_reward(tmp_path / "bad", good, source, items, origin={})
+
+
+def test_a_reward_model_is_trained_further(trained, tmp_path):
+    export = dataclasses.replace(trained.model, path=str(Path(trained.workdir) / "export"))
+    further = dataclasses.replace(trained, model=export, workdir=str(tmp_path / "w"))
+    head = load_reward(export).params["head"]["weight"]
+    np.testing.assert_array_equal(further.start().params["head"]["weight"], head)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": -1}, "seed=-1"),
+        ({"train": Train(steps=1, seed=3)}, "train.seed=3: the job's own --seed decides"),
+        ({"objective": Pairwise(score=Implicit())}, "objective.score=Implicit"),
+    ],
+)
+def test_an_impossible_job(change, said):
+    with pytest.raises(UserError, match=said):
+        TrainJob(**change)
+
+
+def with_column(files, path, **columns):
+    lines = [json.loads(line) for line in (files / "train.jsonl").read_text().splitlines()]
+    path.write_text("".join(json.dumps({**line, **columns}) + "\n" for line in lines))
+    return str(path)
+
+
+def test_ties_and_unusable_columns_are_refused_before_any_work(trained, files, tmp_path):
+    fresh = dataclasses.replace(trained, workdir=str(tmp_path / "w"))
+    ties = Pairs(path=with_column(files, tmp_path / "t.jsonl", tie=True), eval_path=str(files / "held.jsonl"))
+    with pytest.raises(UserError, match="8 of 8 pairs are labelled ties"):
+        dataclasses.replace(fresh, data=ties).run("")
+    soft = Pairs(path=with_column(files, tmp_path / "s.jsonl", prob_chosen=0.7), eval_path=str(files / "held.jsonl"))
+    with pytest.raises(UserError, match="loss='hinge' ignores smoothing"):
+        dataclasses.replace(fresh, data=soft, objective=Pairwise(score=Scalar(), loss="hinge")).run("")
+    assert not (tmp_path / "w").exists()
+
+
+def test_strength_columns_reach_the_loss(trained, files, tmp_path):
+    """Weight, margin and soft label of the file are those of the groups that are trained on."""
+    path = with_column(files, tmp_path / "c.jsonl", prob_chosen=0.75, margin=0.5, weight=2.0)
+    train, _, _ = Pairs(path=path, eval_path=str(files / "held.jsonl")).load()
+    (group,) = trained.start().groups(train[:1])
+    assert (group.weight, group.margin, group.smooth) == ([2.0], [0.5], [0.25])
+
+
+def test_the_command_line_makes_the_job():
+    job = config.override(
+        config.load("train"),
+        ["--objective.label-smoothing", "0.1", "--objective.center", "0.01", "--train.epochs", "1"],
+        name="train",
+    )
+    assert (job.objective.label_smoothing, job.objective.center, job.train.epochs) == (0.1, 0.01, 1)
+    assert isinstance(job.objective.score, Scalar)
+
+
+def test_a_wrong_command_is_one_line(capsys):
+    assert launch.main(["train", "--train.batch", "0"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: train.batch=0") and said.count("\n") == 1
