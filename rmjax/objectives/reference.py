@@ -12,6 +12,7 @@ import numpy as np
 from rmjax.data import packing
 from rmjax.data.limits import require_context
 from rmjax.data.rows import Group, Rows
+from rmjax.progress import Meter
 
 
 def slot_scores(
@@ -31,6 +32,7 @@ def packed_scores(
     *,
     batch: int,
     length: int = 0,
+    name: str = "scoring",
 ) -> list[np.ndarray]:
     """What a score of rows says of each group.
 
@@ -39,6 +41,7 @@ def packed_scores(
         counts: how many of the k each group has.
         batch: packed rows per forward pass.
         length: tokens of a row; 0: what the longest group needs.
+        name: shown beside the progress of what takes long.
 
     Returns:
         One float32 array [count, ...] per group.
@@ -53,14 +56,17 @@ def packed_scores(
     packed = packing.pack(groups, shape, share=model.share)
     empty = packing.empty(shape)
     out: list[np.ndarray] = [np.empty(0, np.float32)] * len(groups)
-    for start in range(0, len(packed.rows), batch):
-        rows = packed.rows[start : start + batch]
-        values = np.asarray(_program(model, score)(params, packing.stack(rows + [empty] * (batch - len(rows)))))
-        for line, members in zip(values, packed.members[start : start + batch], strict=False):
-            first = 0
-            for k in members:
-                out[k] = line[first : first + counts[k]]
-                first += counts[k]
+    with Meter(name, len(groups), "items", quiet=jax.process_index() > 0) as meter:
+        for start in range(0, len(packed.rows), batch):
+            members = packed.members[start : start + batch]
+            rows = packing.stack(packed.rows[start : start + batch] + [empty] * (batch - len(members)))
+            values = np.asarray(_program(model, score)(params, rows))
+            for line, keys in zip(values, members, strict=False):
+                first = 0
+                for k in keys:
+                    out[k] = line[first : first + counts[k]]
+                    first += counts[k]
+            meter.update(sum(map(len, members)), int(np.count_nonzero(rows.group >= 0)))
     return out
 
 

@@ -68,7 +68,9 @@ def compute(
         raise UserError("features of no pairs: give at least one")
     groups = groups_of(contract, items)
     require_context(groups, model.context)
-    found = np.stack(packed_scores(model, params, groups, pooled, [2] * len(groups), batch=batch), axis=1)
+    found = np.stack(
+        packed_scores(model, params, groups, pooled, [2] * len(groups), batch=batch, name="features"), axis=1
+    )
     Features(tuple(p.id for p in items), found[0], found[1]).require_finite()
     return found.astype(np.float32)
 
