@@ -1,17 +1,20 @@
 """Training a scalar reward model (Bradley-Terry): our packed steps against trl's RewardTrainer, same weights and order.
 
-    python benchmarks/reward.py --data.path pairs.jsonl [--backbone llama|encoder] [--peer none]
+    python benchmarks/reward.py --data pairs.jsonl [--backbone llama|encoder] [--peer none]
 
 The pairs of a file (so that lengths are real) as random ids, one a word, to a random Llama of 8 layers and width 256,
-or to a random encoder of MiniLM's size, in float32. A step is one AdamW update on `batch` pairs. Ours packs the step's
-pairs into rows and computes a conversation that both answers share once (an encoder sees both ways, so there is nothing
-to share; packing saves the padding). trl runs every answer as a padded sequence: its own collator and `compute_loss`,
-backward, torch's AdamW with the same settings.
+or to a random encoder of MiniLM's size, in float32. trl runs every answer as a padded sequence, `batch` pairs an AdamW
+update: its own collator and `compute_loss`, backward, torch's AdamW with the same settings. Ours packs pairs into rows
+and computes a conversation that both answers share once (an encoder sees both ways, so there is nothing to share;
+packing saves the padding).
+
+Two things are measured. Agreement: updates on exactly trl's batches, in its order. Speed: the same pairs as the trainer
+packs them, rows filled first fit, one row a device and update, which is about as many pairs an update.
 
 The last line is a JSON object. `ours` and `peer` are pairs per second, `ratio` is ours / peer; `floor_ratio` is our
 time / the floor's, which is the least arithmetic at the rate of a large matrix product measured here. `agree`: the
-losses of all steps are trl's to 1e-3, each after the updates before it. `load_average` much above 0: the figures say
-more about the machine than about either side.
+losses of all steps are trl's to 1e-3, each after the updates before it. Both sides ran once before they were timed.
+`load_average` much above 0: the figures say more about the machine than about either side.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ import numpy as np
 import tyro
 
 from rmjax.data import packing
-from rmjax.data.rows import Group, Rows
+from rmjax.data.rows import Group, Rows, RowShape
 from rmjax.data.sources import read_preferences
 from rmjax.jobs.devices import Devices, split_cpu
 from rmjax.models import hf
@@ -61,8 +64,8 @@ class Benchmark:
     data: str = ""  # a file of labelled pairs, for its lengths
     backbone: Literal["llama", "encoder"] = "llama"
     peer: Literal["trl", "none"] = "trl"
-    steps: int = 8  # updates; all are timed, after an untimed pass over the same shapes
-    batch: int = 8  # pairs of an update (trl's default)
+    steps: int = 8  # trl's updates
+    batch: int = 8  # pairs of one (trl's default)
     longest: int = 512  # tokens of prompt and answer; longer pairs are left out on both sides
 
 
@@ -86,31 +89,46 @@ def examples(b: Benchmark) -> list[list[Group]]:
 
 
 class Ours:
-    """AdamW updates on the packed rows of each batch; one compiled program per number of rows."""
+    """AdamW updates on batches of packed rows of one length."""
 
-    def __init__(self, model: Model, batches: Sequence[Sequence[Group]]) -> None:
-        share = model.share
-        shape = packing.fit([g for batch in batches for g in batch], share=share)
-        packed = [packing.pack(batch, shape, share=share).rows for batch in batches]
-        mesh = current_mesh()
-        devices = 1 if mesh is None else mesh.size
-        fill = lambda rows: [*rows, *[packing.empty(shape)] * (-len(rows) % devices)]
-        self._rows: list[Rows] = [place_rows(packing.stack(fill(rows)), mesh) for rows in packed]
-        self.flops = sum(train_flops(model, jax.tree.map(np.asarray, rows)) for rows in self._rows)
-        self.programs = len({rows.tokens.shape for rows in self._rows})
+    def __init__(self, model: Model) -> None:
         self._model = model
         self._step = train_step(model, Pairwise(score=Scalar()), OPTIMIZER)
 
-    def run(self, params: Any) -> tuple[list[float], float]:
-        """The steps' losses (each before its update) and the seconds of all of them."""
+    def run(self, params: Any, batches: Sequence[Rows]) -> tuple[list[float], float]:
+        """The updates' losses (each before its update) and the seconds of all of them."""
         state: TrainState = new_state(self._model, transform(OPTIMIZER.direction, self._model), params)
         jax.block_until_ready(state.params)
         losses, start = [], time.perf_counter()
-        for number, rows in enumerate(self._rows):
-            state, metrics = self._step(state, rows, OPTIMIZER.rate(number, len(self._rows)))
+        for rows in batches:
+            state, metrics = self._step(state, rows, OPTIMIZER.learning_rate)
             losses.append(metrics["loss"])
         jax.block_until_ready(state.params)
         return [float(loss.value()) for loss in losses], time.perf_counter() - start
+
+
+def aligned(batches: Sequence[Sequence[Group]], shape: RowShape, share: bool) -> list[Rows]:
+    """Each batch in rows of its own, filled up with empty ones to as many as the fullest batch has."""
+    packed = [packing.pack(batch, shape, share=share).rows for batch in batches]
+    most = max(map(len, packed))
+    most += -most % devices()
+    return [_placed(rows, most, shape) for rows in packed]
+
+
+def packed(groups: Sequence[Group], shape: RowShape, share: bool) -> list[Rows]:
+    """All groups first fit, one row a device and batch."""
+    rows = packing.pack(groups, shape, share=share).rows
+    return [_placed(rows[i : i + devices()], devices(), shape) for i in range(0, len(rows), devices())]
+
+
+def _placed(rows: Sequence[Rows], count: int, shape: RowShape) -> Rows:
+    return place_rows(packing.stack([*rows, *[packing.empty(shape)] * (count - len(rows))]), current_mesh())
+
+
+def devices() -> int:
+    """How many the rows of a batch lie over."""
+    mesh = current_mesh()
+    return 1 if mesh is None else mesh.size
 
 
 class Peer:
@@ -199,25 +217,31 @@ def sides(b: Benchmark, config: Any) -> dict[str, Any]:
     model = Model.of(config, Linear(), None if isinstance(config, DecoderConfig) else ("pooler",))
     params = model.init(jax.random.key(0), mesh=current_mesh())
     batches = examples(b)
-    pairs = b.steps * b.batch
-    own = Ours(model, batches)
-    own.run(params)  # compiles
-    losses, seconds = own.run(params)
-    mesh = current_mesh()
-    rate = measured_peak(config.dtype) * (1 if mesh is None else mesh.size)
-    out: dict[str, Any] = {"name": f"reward_{b.backbone}", "ours": round(pairs / seconds, 3), "peer": None}
-    out |= {"ratio": None, "floor_ratio": round(seconds * rate / own.flops, 3), "agree": None}
-    out |= {"pairs": pairs, "seconds": round(seconds, 4), "floor_pairs_per_s": round(pairs * rate / own.flops, 2)}
-    out |= {"programs": own.programs, "matmul_gflop_per_s": round(rate / 1e9, 1), "loss": losses}
-    tokens = [[len(g.prompt) + len(c) for c in g.completions] for batch in batches for g in batch]
+    groups = [g for batch in batches for g in batch]
+    shape = packing.fit(groups, share=model.share)
+    rows, own = packed(groups, shape, model.share), Ours(model)
+    losses, _ = own.run(params, aligned(batches, shape, model.share))
+    own.run(params, rows)  # compiles, and touches its memory for the first time
+    _, seconds = own.run(params, rows)
+    flops = sum(train_flops(model, jax.tree.map(np.asarray, r)) for r in rows)
+    rate = measured_peak(config.dtype) * devices()
+    out: dict[str, Any] = {"name": f"reward_{b.backbone}", "ours": round(len(groups) / seconds, 3), "peer": None}
+    out |= {"ratio": None, "floor_ratio": round(seconds * rate / flops, 3), "agree": None}
+    out |= {"pairs": len(groups), "seconds": round(seconds, 4), "updates": len(rows), "row_length": shape.length}
+    out |= {"floor_pairs_per_s": round(len(groups) * rate / flops, 2), "matmul_gflop_per_s": round(rate / 1e9, 1)}
+    out["row_fill"] = round(float(np.mean([np.mean(np.asarray(r.group) >= 0) for r in rows])), 3)
+    out["loss"] = losses
+    tokens = [[len(g.prompt) + len(c) for c in g.completions] for g in groups]
     out["tokens_a_pair"] = round(float(np.mean([sum(t) for t in tokens])), 1)
     if b.peer == "trl":
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             hf.save(folder / "model", model, params, eos=[VOCAB - 1], pad=VOCAB - 2)
-            theirs, theirs_seconds = Peer(folder, b, batches).run()
+            peer = Peer(folder, b, batches)
+            theirs, _ = peer.run()
+            _, theirs_seconds = peer.run()
         apart = float(np.max(np.abs(np.subtract(losses, theirs))))
-        out |= {"peer": round(pairs / theirs_seconds, 3), "ratio": round(theirs_seconds / seconds, 2)}
+        out |= {"peer": round(len(groups) / theirs_seconds, 3), "ratio": round(theirs_seconds / seconds, 2)}
         out |= {"agree": apart < TOLERANCE, "loss_difference": apart, "tolerance": TOLERANCE, "peer_loss": theirs}
     return out
 

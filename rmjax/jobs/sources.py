@@ -15,6 +15,7 @@ from rmjax.data.chat import Chat
 from rmjax.data.sources import Source, read_preferences
 from rmjax.errors import UserError
 from rmjax.models import hf
+from rmjax.models.config import EncoderConfig
 from rmjax.models.model import Model
 from rmjax.records import Preference, content_id
 from rmjax.training.state import current_mesh
@@ -60,8 +61,17 @@ class ModelSource:
             ) from e
 
     def load(self) -> tuple[Model, Any, Chat]:
-        """The model, its float32 parameters (laid out over the mesh that is set) and its token contract."""
+        """A language model, its float32 parameters (laid out over the mesh that is set) and its token contract.
+
+        Raises:
+          UserError: `directory`'s and the loaders' errors, or an encoder, which cannot write.
+        """
         directory = self.directory()
+        if isinstance(hf.load_model(directory).config, EncoderConfig):
+            raise UserError(
+                f"--model.path {self.path}: an encoder cannot write, and this job needs a language model; encoders are "
+                "for the jobs train, score, calibrate, strength and curve"
+            )
         model, params = hf.load(directory, mesh=current_mesh())
         model = model.with_config(dtype=self.dtype, remat=self.remat)
         chat = Chat.load(directory, template=self.template)
