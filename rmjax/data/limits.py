@@ -5,7 +5,8 @@
     keep_end_of_prompt   the start of the prompt is cut until the group fits (a first BOS stays), and counted; where the
                          completions alone are too long, the group is dropped, and counted
 
-An answer is never cut: a cut answer would be scored without its end.
+No answer is cut here: it would be scored without its end. An encoder's contract cuts over-long pairs before they come
+here, answers too where that is needed (`TextPair.cut`), and counts them.
 """
 
 from __future__ import annotations

@@ -21,8 +21,7 @@ from rmjax.evaluation.calibrator import cross_validated, fit
 from rmjax.evaluation.provenance import Provenance
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.judge import without_nan
-from rmjax.jobs.lengths import Policy
-from rmjax.jobs.reward import CALIBRATION, load_reward, origin_of, save_calibrator
+from rmjax.jobs.reward import CALIBRATION, Overlong, load_reward, origin_of, save_calibrator
 from rmjax.jobs.score_tables import calibration_lines
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.workdir import Workdir
@@ -46,7 +45,7 @@ class CalibrateJob:
     length: bool = False  # fit a length term too; it can change which answer wins
     folds: int = 5  # of the cross-validation that the figures come from; pairs of a prompt stay together
     max_length: int = 0  # tokens of prompt and answer together; 0: the model's own positions
-    overlong: Policy = "error"
+    overlong: Overlong = "auto"  # longer ones: error, drop or cut; auto: a decoder refuses them, an encoder cuts
     devices: Devices = Devices()
     seed: int = 0  # of the bootstrap
 
@@ -62,19 +61,24 @@ class CalibrateJob:
 
     def calibrate(self, command: str) -> None:
         """`run`, on whatever mesh is set."""
-        source = self.data.read()
-        directory = self.model.directory()
-        if directory != Path(self.model.path).expanduser():
+        if self.model.path and not Path(self.model.path).expanduser().is_dir():
             raise UserError(f"--model.path {self.model.path}: give a local directory; the calibrator is kept in it")
+        directory = self.model.directory()
+        source = self.data.read()
         reward = load_reward(self.model, length=self.max_length)
         if source.hash in dict(origin_of(directory).get("data", {})).values():
             raise UserError(
                 f"--data.path {self.data.path}: the model was trained on pairs of this file, on which it is surer than "
                 "elsewhere; give held-out pairs (held_out.jsonl in the training's workdir)"
             )
-        items = reward.fitting(source.records, most=self.max_length, policy=self.overlong, what="pairs")
+        items = reward.limited(
+            source.records, most=self.max_length, policy=self.overlong, usual="error", flag="--overlong", what="pairs"
+        )
         hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(reward.params)}
         rewards, characters = reward.rewards(items).astype(np.float64), lengths(items)
+        for p, pair in zip(items, rewards, strict=True):
+            if not np.isfinite(pair).all():
+                raise UserError(f"item {p.id!r}: rewards {pair.tolist()} are not finite; use --model.dtype float32")
         plain = expit(rewards[:, 0] - rewards[:, 1])
         found = fit(rewards, characters, length=self.length)
         after = cross_validated(rewards, characters, prompts(items), count=self.folds, length=self.length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from jaxtyping import Float
 from rich.console import Console
 
 from rmjax import json_file
-from rmjax.data.contract import TokenContract, saved_contract
+from rmjax.bounds import require
+from rmjax.data.contract import FILE, TokenContract, saved_contract
 from rmjax.data.rows import Group
 from rmjax.data.text_pair import TextPair
 from rmjax.decoding import decode
@@ -34,8 +35,24 @@ from rmjax.training.state import current_mesh
 
 console = Console()
 ORIGIN, CALIBRATION = "rmjax_reward.json", "rmjax_calibration.json"
+Overlong = Literal["auto", "error", "drop", "cut"]  # cut: encoders only, as `TextPair.cut` says
 PROBES, TOLERANCE = 8, 1e-4  # pairs scored again after an export, and the most that a score may differ
 CUTS = {"prompt_cut": "the front of the prompt is cut", "answer_cut": "the end of an answer is cut"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairLengths:
+    """What becomes of pairs that are longer than the model reads.
+
+    error refuses them, drop leaves them out, cut (encoders only) takes the prompt's front, then the answer's end.
+    """
+
+    max_length: int = 0  # tokens of prompt and answer together; 0: the model's own positions
+    train: Overlong = "auto"  # pairs to train on: error, drop or cut; auto: a decoder drops, an encoder cuts
+    evaluation: Overlong = "auto"  # held-out pairs: error, drop or cut; auto: a decoder refuses them, an encoder cuts
+
+    def __post_init__(self) -> None:
+        require("lengths.", self, "max_length", least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,11 +68,14 @@ class RewardModel:
         return self._limited(items)[0]
 
     def _limited(self, items: Sequence[Preference | Demonstration]) -> tuple[list[Group], Mapping[str, int]]:
-        groups = [group for item in items for group in self._groups(item)]
+        groups = self._whole(items)
         if not isinstance(self.chat, TextPair):
             return groups, {}
         limited = self.chat.cut(groups)
         return limited.groups, limited.dropped
+
+    def _whole(self, items: Sequence[Preference | Demonstration]) -> list[Group]:
+        return [group for item in items for group in self._groups(item)]
 
     def _groups(self, item: Preference | Demonstration) -> list[Group]:
         if isinstance(item, Preference):
@@ -85,33 +105,87 @@ class RewardModel:
             for how, n in cut.items():
                 console.print(f"{what}: {n:,} of {len(groups):,} longer than {self.chat.length} tokens: {CUTS[how]}")
             return list(items)
-        needs = [(len(g.prompt), max(map(len, g.completions))) for g in groups]
         most = most or self.model.config.max_positions
         mend = "shorten or drop them (--help names the policy), or use a model with more positions"
-        return kept(items, needs, most, policy=policy, what=what, parts=("prompt", "answer"), mend=mend)
+        return kept(items, needs(groups), most, policy=policy, what=what, parts=("prompt", "answer"), mend=mend)
+
+    def limited(
+        self, items: Sequence[Record], *, most: int, policy: Overlong, usual: Policy, flag: str, what: str
+    ) -> list[Record]:
+        """The items that are left under a policy that a user chose for this very kind of model.
+
+        Args:
+            most: as in `fitting`; an encoder's contract has it already.
+            usual: what `auto` means for a decoder; an encoder cuts.
+            flag: the policy's name on the command line.
+
+        Raises:
+            UserError: `cut` for a decoder; an item is too long and the policy is `error`; none is left.
+        """
+        encoder = isinstance(self.chat, TextPair)
+        if policy == "cut" and not encoder:
+            raise UserError(f"{flag} cut: a decoder's pairs are never cut; give error or drop")
+        if policy in ("auto", "cut"):
+            return self.fitting(items, most=most, policy=usual, what=what)
+        if not encoder:
+            return self.fitting(items, most=most, policy=policy, what=what)
+        mend = f"shorten them, or give {flag} cut or drop"
+        parts = ("prompt", "answer")
+        return kept(
+            items, needs(self._whole(items)), self.chat.length, policy=policy, what=what, parts=parts, mend=mend
+        )
 
 
-def load_model(source: ModelSource, *, length: int = 0) -> RewardModel:
+def needs(groups: Sequence[Group]) -> list[tuple[int, int]]:
+    """Tokens of each group's prompt and of its longest answer."""
+    return [(len(g.prompt), max(map(len, g.completions))) for g in groups]
+
+
+def load_model(source: ModelSource, *, length: int = 0, flag: str = "--max-length") -> RewardModel:
     """A decoder or encoder with its token contract; it may lack a head.
 
     Args:
         length: tokens of an encoder's pair at most; 0: what it was trained with, or else its positions.
+        flag: the length's name on the command line.
 
     Raises:
-        UserError: what the loaders refuse, or a template for an encoder, which has none.
+        UserError: what the loaders refuse, a template for an encoder, which has none, or a length that it cannot read
+            or was not trained with.
     """
     directory = source.directory()
-    if not isinstance(hf.load_model(directory).config, EncoderConfig):
+    found = hf.load_model(directory)
+    if not isinstance(found.config, EncoderConfig):
         model, params, chat = source.load()
         return RewardModel(model=model, params=params, chat=chat)
     if source.template != "auto":
         raise UserError(f"--model.template {source.template}: an encoder reads a pair of texts; leave it auto")
+    length = pair_length(directory, found, length, flag)
     model, params = hf.load(directory, mesh=current_mesh())
     model = model.with_config(dtype=source.dtype, remat=source.remat)
-    own = 0 if saved_contract(directory) else model.context
     return RewardModel(
-        model=model, params=params, chat=TextPair.load(directory, length=length or own, vocab=model.config.vocab)
+        model=model, params=params, chat=TextPair.load(directory, length=length, vocab=model.config.vocab)
     )
+
+
+def pair_length(directory: Path, model: Model, asked: int, flag: str) -> int:
+    """The most tokens of an encoder's pair: what was asked for, its contract's or its positions.
+
+    Raises:
+        UserError: more than the model has positions, or not what its contract says.
+    """
+    saved = (saved_contract(directory) or {}).get("length", 0)
+    if asked and saved and asked != saved:
+        raise UserError(f"{flag} {asked}: {directory} was trained with pairs of at most {saved} tokens; leave it 0")
+    if asked > model.context:
+        raise UserError(
+            f"{flag} {asked}: {directory} has {model.context} positions; give at most {model.context}, or 0 for all"
+        )
+    if saved > model.context:
+        raise UserError(
+            f"{directory / FILE}: field 'length' is {saved}, but the model has {model.context} positions; train it "
+            f"again with at most {model.context}"
+        )
+    return asked or saved or model.context
 
 
 def load_reward(source: ModelSource, *, length: int = 0) -> RewardModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,7 @@ from rmjax.evaluation.pairwise import ItemScore, from_scores
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import write_scores
 from rmjax.jobs.devices import Devices
-from rmjax.jobs.lengths import Policy
-from rmjax.jobs.reward import RewardModel, load_calibrator, load_reward, origin_of
+from rmjax.jobs.reward import Overlong, RewardModel, load_calibrator, load_reward, origin_of
 from rmjax.jobs.score_report import ResponseScore, Result, conclude_pairs, conclude_responses
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.workdir import Workdir
@@ -44,7 +44,7 @@ class ScoreJob:
     against: str = ""  # scores.jsonl of another model on the same items: the two are compared
     calibrated: bool = True  # apply the calibrator that the directory holds, if any
     max_length: int = 0  # tokens of prompt and answer together; 0: the model's own positions
-    overlong: Policy = "error"  # what becomes of longer ones; dropping some changes the question
+    overlong: Overlong = "auto"  # longer ones: error, drop or cut; auto: a decoder refuses them, an encoder cuts
     devices: Devices = Devices()
     seed: int = 0  # of the bootstrap
 
@@ -66,21 +66,29 @@ class ScoreJob:
         sources = {} if self.responses else self.read()
         responses = read_demonstrations(self.responses) if self.responses else []
         other = (self.against, jsonl.read(self.against, ItemScore)) if self.against else None
+        read = [p.id for s in sources.values() for p in s.records]
+        same_items(read, other, dropping=self.overlong == "drop")
         reward = load_reward(self.model, length=self.max_length)
         directory = self.model.directory()
         kept = load_calibrator(directory, reward) if self.calibrated else None
         calibrator = Calibrator() if kept is None else kept[0]
-        fit = lambda items, what: reward.fitting(items, most=self.max_length, policy=self.overlong, what=what)
+        fit = lambda items, what: reward.limited(
+            items, most=self.max_length, policy=self.overlong, usual="error", flag="--overlong", what=what
+        )
         sets = {name: fit(list(s.records), f"pairs of {name}") for name, s in sources.items()}
-        responses = fit(responses, "responses")
+        same_items([p.id for items in sets.values() for p in items], other)
+        responses = fit(responses, "responses") if responses else []
         hashes = {s.path: s.hash for s in sources.values()}
         if responses:
             hashes[self.responses] = content_id((), *(d.id for d in responses))
-        warn(hashes, dict(origin_of(directory).get("data", {})), "the model was trained")
+        origin = origin_of(directory)
+        warn(hashes, dict(origin.get("data", {})), "the model was trained")
         warn(hashes, {} if kept is None else kept[1], "its calibrator was fitted")
         hashes[f"weights of {self.model.path}"] = fingerprint(reward.params)
         hashes["calibrator"] = repr(calibrator)
-        work = Workdir(self.workdir, to_json(self), hashes)
+        # Whom the scores are compared with changes no score, so it may change in the same folder.
+        settled = {name: value for name, value in to_json(self).items() if name != "against"}
+        work = Workdir(self.workdir, settled, hashes)
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
         console.print(f"rewards: {'as the model gives them' if kept is None else calibrator.words}")
         start = time.perf_counter()
@@ -92,7 +100,8 @@ class ScoreJob:
             scores = {name: pair_scores(reward, calibrator, items) for name, items in sets.items()}
             seconds = time.perf_counter() - start
             write_scores(work / "scores.jsonl", [s for group in scores.values() for s in group])
-            result = Result(model=model_name(self.model.path), sets=sets, scores=scores, calibrator=calibrator)
+            name, labels = model_name(self.model.path), origin.get("labels", 0)
+            result = Result(model=name, labels=labels, sets=sets, scores=scores, calibrator=calibrator)
             conclude_pairs(work, result, reward, other=other, seconds=seconds, seed=self.seed)
         provenance.finish(contract=reward.chat.contract())
 
@@ -131,6 +140,28 @@ def response_scores(reward: RewardModel, calibrator: Calibrator, items: Sequence
     ]
 
 
+def same_items(ids: Sequence[str], other: tuple[str, Sequence[ItemScore]] | None, *, dropping: bool = False) -> None:
+    """Raises UserError where the other model's scores are not of these items, each once.
+
+    Args:
+        dropping: some of `ids` may still be left out, so that the other may lack them.
+    """
+    if other is None:
+        return
+    path, scores = other
+    theirs, ours = {s.id for s in scores}, set(ids)
+    if len(theirs) < len(scores):
+        raise UserError(
+            f"--against {path}: {len(scores) - len(theirs)} items are scored twice; give a whole scores.jsonl"
+        )
+    if stray := sorted(theirs - ours if dropping else theirs ^ ours):
+        where = "there" if stray[0] in theirs else "here"
+        raise UserError(
+            f"--against {path}: the two models judged different items ({len(stray)} not shared; {stray[0]!r} is only "
+            f"{where}): evaluate both on the same pairs, by the same policies"
+        )
+
+
 def warn(files: Mapping[str, str], seen: Mapping[str, str], what: str) -> None:
     """Says which of the files were seen before, so that a figure on them is no test."""
     names = [path for path, hash in files.items() if hash in seen.values()]
@@ -140,4 +171,4 @@ def warn(files: Mapping[str, str], seen: Mapping[str, str], what: str) -> None:
 
 def model_name(path: str) -> str:
     """A file name for a model: the last two parts of its path, as in owner-name or run-export."""
-    return "-".join(Path(path).expanduser().parts[-2:]).strip("/")
+    return "-".join(Path(os.path.abspath(Path(path).expanduser())).parts[-2:]).strip("/")

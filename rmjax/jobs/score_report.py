@@ -43,6 +43,7 @@ class Result:
     """Pairs and their scores, by set."""
 
     model: str  # its name, fit for a file
+    labels: int  # that it was trained on; 0: not known
     sets: Mapping[str, Sequence[Preference]]
     scores: Mapping[str, Sequence[ItemScore]]
     calibrator: Calibrator
@@ -72,7 +73,7 @@ def conclude_pairs(
     """
     items, scores = result.items, result.all
     compared = [] if other is None else [compare(scores, other[1], names=("this model", other[0]), seed=seed)]
-    row = Row.of(accuracy(scores), method="reward model", labels=0, seed=seed, seconds=round(seconds, 3))
+    row = Row.of(accuracy(scores), method="reward model", labels=result.labels, seed=seed, seconds=round(seconds, 3))
     baselines = _accuracies(trivial(items))
     sets, tables = {}, {}
     for name, mine in result.scores.items():

@@ -37,6 +37,8 @@ class StrengthJob:
 
     strengths.jsonl: the pairs as they were, with meta.strength (mean, std, the members' score differences).
     treated.jsonl: the same pairs after the treatment, ready to train on.
+    Weight, margin and soft labels (prob_chosen, votes) of the pairs are in the members' loss; a treatment that would
+    overwrite one is refused.
     """
 
     workdir: str = "runs/strength"
@@ -63,6 +65,8 @@ class StrengthJob:
         source = self.data.read()
         items = list(source.records)
         self.treatment(strength.annotate(items, np.zeros((1, len(items)))))  # a column in the way is said now
+        if self.known:
+            known_wrong(items, self.known)  # said now; taken of what is left below
         start = load_model(self.model)
         items = start.fitting(items, most=0, policy=self.overlong, what="pairs")
         wrong = known_wrong(items, self.known) if self.known else None
@@ -70,15 +74,14 @@ class StrengthJob:
         work = Workdir(self.workdir, to_json(self), hashes)
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
         features = cached(self.features, start.model, start.params, start.chat, items)
-        scored = score(features, [p.prompt for p in items], self.ensemble, seed=self.seed)
+        scored = score(features, items, self.ensemble, seed=self.seed)
         found = strength.annotate(items, scored.differences)
         treated = self.treatment(found)
         jsonl.write(work / "strengths.jsonl", found)
         jsonl.write(work / "treated.jsonl", treated)
-        result = Strengths(
-            found=found, treated=treated, how=f"{self.ensemble.words}, penalty {scored.penalty:g}", wrong=wrong
-        )
-        facts = {"testbed": "real data", "schema": source.schema, "penalty": scored.penalty, **result.facts()}
+        how = f"{self.ensemble.words}, penalty {scored.penalty:g}"
+        result = Strengths(found=found, treated=treated, how=how, file=self.data.path, wrong=wrong)
+        facts = {"schema": source.schema, "penalty": scored.penalty, **result.facts()}
         json_file.write(work / "summary.json", facts)
         strength_report.write(work / "report.html", result, run=provenance.finish(contract=start.chat.contract()))
         console.print(strength_report.table(result, title=f"{self.data.path}, by {self.model.path}"))

@@ -22,6 +22,7 @@ from rmjax.evaluation import report
 from rmjax.evaluation.figures import MUTED, RIGHT, WRONG, draw
 from rmjax.records import Preference
 from rmjax.refine import strength
+from rmjax.refine.treatments import is_flipped
 from rmjax.statistics import wilson
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -36,6 +37,7 @@ class Strengths:
     found: Sequence[Preference]  # with their strengths
     treated: Sequence[Preference]  # the same in the same order
     how: str  # the ensemble, in words
+    file: str  # where the pairs are from
     wrong: Bool[np.ndarray, " n"] | None = None  # labels known to be wrong; None where nothing is known
 
     @property
@@ -44,11 +46,13 @@ class Strengths:
         return strength.means(self.found)
 
     def facts(self) -> dict[str, Any]:
-        """The figures of summary.json."""
+        """The figures of summary.json; edits are the treatment's alone, not what the pairs came with."""
         mean, std = self.mean, strength.stds(self.found)
         agree = float(np.sum(mean > 0) + 0.5 * np.sum(mean == 0))
-        margins = [p.margin for p in self.treated if p.margin is not None]
+        pairs = list(zip(self.found, self.treated, strict=True))
+        margins = [after.margin for before, after in pairs if before.margin is None and after.margin is not None]
         return {
+            "pairs": self.file,
             "n": len(mean),
             "agreement": agree / len(mean),
             "agreement_ci95": list(wilson(agree, len(mean))),
@@ -56,8 +60,8 @@ class Strengths:
             "std": float(std.mean()),
             "quantiles": {f"{q:g}": float(np.quantile(mean, q)) for q in QUANTILES},
             "bands": [dataclasses.asdict(b) for b in strength.bands(mean, std)],
-            "flipped": sum("flipped" in p.meta for p in self.treated),
-            "smoothed": sum(p.prob_chosen is not None for p in self.treated),
+            "flipped": sum(turned_around(*p) for p in pairs),
+            "smoothed": sum(made_soft(*p) for p in pairs),
             "margins": [min(margins), max(margins)] if margins else None,
             **({} if self.wrong is None else {"auroc": strength.auroc(mean, self.wrong)}),
             **({} if self.wrong is None else {"known_wrong": int(self.wrong.sum())}),
@@ -72,9 +76,20 @@ class Strengths:
             "margins": "none" if facts["margins"] is None else "{:+.2f} to {:+.2f}".format(*facts["margins"]),
         }
         if self.wrong is not None:
-            right = sum("flipped" in p.meta and bool(w) for p, w in zip(self.treated, self.wrong, strict=True))
+            turned = np.array([turned_around(*p) for p in zip(self.found, self.treated, strict=True)])
+            right = int(np.sum(turned & self.wrong))
             out["labels turned around that are known to be wrong"] = f"{right:,} of {facts['known_wrong']:,} known"
         return out
+
+
+def turned_around(before: Preference, after: Preference) -> bool:
+    """Whether the treatment flipped a label."""
+    return is_flipped(after) and not is_flipped(before)
+
+
+def made_soft(before: Preference, after: Preference) -> bool:
+    """Whether the treatment smoothed a label."""
+    return after.prob_chosen is not None and before.prob_chosen is None
 
 
 def table(found: Strengths, *, title: str) -> Table:
@@ -123,7 +138,7 @@ def write(path: Path, found: Strengths, *, run: Mapping[str, Any]) -> None:
     low, high = facts["agreement_ci95"]
     page = environment.get_template("strength.html").render(
         style=_style(),
-        lead=f"{facts['n']:,} labels, scored by {found.how}.",
+        lead=f"{facts['n']:,} labels of {found.file}, scored by {found.how}.",
         facts={
             "labels that the ensemble agrees with": f"{_pct(facts['agreement'])} % ({_pct(low)} to {_pct(high)})",
             "labels below strength 0": f"{facts['below_zero']:,}",
@@ -194,7 +209,7 @@ def _doubtful(records: Sequence[Preference], count: int) -> list[Preference]:
 
 def _shown(p: Preference, treated: Sequence[Preference]) -> dict[str, Any]:
     after = next(t for t in treated if t.id == p.id)
-    edits = {"turned around": "flipped" in after.meta, "made soft": after.prob_chosen is not None}
+    edits = {"turned around": turned_around(p, after), "made soft": made_soft(p, after)}
     turns = [m.content if len(p.prompt) == 1 else f"{m.role}: {m.content}" for m in p.prompt]
     return {
         "id": p.id,

@@ -13,20 +13,21 @@ from rich.console import Console
 from rmjax import jsonl
 from rmjax.bounds import LAST_SEED, require
 from rmjax.config import to_json
+from rmjax.data.loads import load
 from rmjax.data.rows import Group
 from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import ItemScore, from_scores
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import write_scores
 from rmjax.jobs.devices import Devices
-from rmjax.jobs.lengths import Lengths
-from rmjax.jobs.reward import RewardModel, export_reward, load_model, load_reward
+from rmjax.jobs.reward import PairLengths, RewardModel, export_reward, load_model, load_reward
 from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.train_report import conclude
 from rmjax.jobs.workdir import Workdir
 from rmjax.methods.bradley_terry import BradleyTerry
 from rmjax.models.config import EncoderConfig
 from rmjax.models.heads import Linear
+from rmjax.models.model import Model
 from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.scores import Scalar
 from rmjax.records import Preference
@@ -47,8 +48,10 @@ class TrainJob:
     model: ModelSource = ModelSource()  # a language model gets a new head; a reward model is trained further
     data: Pairs = Pairs()
     objective: Pairwise = Pairwise(score=Scalar())
-    train: Train = dataclasses.replace(BradleyTerry().train, save_every=100)
-    lengths: Lengths = Lengths()  # of prompt and answer
+    train: Train = dataclasses.replace(
+        BradleyTerry().train, save_every=10
+    )  # a few hundred labels are a few dozen updates
+    lengths: PairLengths = PairLengths()
     devices: Devices = Devices()
     seed: int = 0  # of the head's first weights and the data's order
 
@@ -69,10 +72,13 @@ class TrainJob:
         """Checks everything that can be checked before work is done, then trains and evaluates."""
         train, held, hashes = self.data.load()
         reward = self.start()
-        limit = self.lengths.max_length
-        train = reward.fitting(train, most=limit, policy=self.lengths.train, what="training pairs")
-        held = reward.fitting(held, most=limit, policy=self.lengths.evaluation, what="held-out pairs")
+        how, most = self.lengths, self.lengths.max_length
+        flag = "--lengths.train"
+        train = reward.limited(train, most=most, policy=how.train, usual="drop", flag=flag, what="training pairs")
+        flag = "--lengths.evaluation"
+        held = reward.limited(held, most=most, policy=how.evaluation, usual="error", flag=flag, what="held-out pairs")
         groups = reward.groups(train)
+        self.check_rows(groups, reward.model)
         self.objective.check(groups, reward.model)
         if self.objective.sft and not getattr(reward.model.config, "lm_head", False):
             raise UserError(
@@ -99,14 +105,32 @@ class TrainJob:
 
     def start(self) -> RewardModel:
         """The model before training: with its own head, or with a new one that transformers can read."""
-        reward = load_model(self.model, length=self.lengths.max_length)
+        reward = load_model(self.model, length=self.lengths.max_length, flag="--lengths.max-length")
         model = reward.model
         if model.head is not None:
             console.print(f"{self.model.path} is a reward model: its head is trained further")
             return reward
-        model = model.with_head(Linear(), pool=("pooler",) if isinstance(model.config, EncoderConfig) else None)
-        params = model.add_head(reward.params, jax.random.key(self.seed))
-        return dataclasses.replace(reward, model=model, params=params)
+        params, key = reward.params, jax.random.key(self.seed)
+        if isinstance(model.config, EncoderConfig):
+            if not model.config.pooler:
+                console.print(f"{self.model.path} was saved without a pooler: a new one is drawn and trained")
+                model = model.with_config(pooler=True)
+                params = with_pooler(model, params, key)
+            model = model.with_head(Linear(), pool=("pooler",))
+        else:
+            model = model.with_head(Linear())
+        return dataclasses.replace(reward, model=model, params=model.add_head(params, key))
+
+    def check_rows(self, groups: Sequence[Group], model: Model) -> None:
+        """Raises UserError where a pair does not fit a row of `train.length` tokens."""
+        each = self.train.pairs_per_group
+        sizes = [load(g, pairs_per_group=each, share=model.share).length for g in groups]
+        over = sum(size > self.train.length for size in sizes)
+        if self.train.length and over:
+            raise UserError(
+                f"--train.length {self.train.length}: {over:,} of {len(groups):,} training pairs need longer rows; "
+                f"give at least {max(sizes)}, or 0 for what the longest needs"
+            )
 
     def train_stage(
         self,
@@ -133,6 +157,12 @@ class TrainJob:
         scores = from_scores(held, load_reward(exported).rewards(held), logistic=True)
         write_scores(folder / "scores.jsonl", scores)
         return {"items": len(held)}
+
+
+def with_pooler(model: Model, params: Any, key: jax.Array) -> Any:
+    """An encoder's parameters with a new pooler, as transformers draws one for a classifier."""
+    fresh = model.init(key)["encoder"]
+    return {**params, "encoder": {**fresh, **params["encoder"]}}
 
 
 def used(train: Sequence[Preference]) -> str:

@@ -62,7 +62,7 @@ def card(row: Row, baselines: Mapping[str, Accuracy], *, base: str, data: str, r
         f"| {name} | {100 * a.accuracy:.1f} | {100 * a.ci95[0]:.1f} to {100 * a.ci95[1]:.1f} | {a.n:,} |"
     )
     table = "\n".join(line(name, a) for name, a in {"this model": row, **baselines}.items())
-    template, ours, jax = run["contract"]["template"], run["versions"]["rmjax"], run["versions"]["jax"]
+    contract, ours, jax = run["contract"], run["versions"]["rmjax"], run["versions"]["jax"]
     return f"""---
 library_name: transformers
 pipeline_tag: text-classification
@@ -87,5 +87,30 @@ Accuracy on held-out pairs, beside what needs no model:
 
 `python -m rmjax.launch score --model.path THIS_DIRECTORY --data.path pairs.jsonl`, or
 `transformers.AutoModelForSequenceClassification.from_pretrained(THIS_DIRECTORY)`: one label, whose raw logit is the
-reward. The text is the conversation in the "{template}" template of `contract.json`, with the answer's end token.
+reward. {text_pair(contract) if contract["template"] == "pair" else one_text(contract)}
 """
+
+
+def one_text(contract: Mapping[str, Any]) -> str:
+    """What a decoder reads, for its card."""
+    return (
+        f'The text is the conversation in the "{contract["template"]}" template of `contract.json`, with the answer\'s '
+        "end token."
+    )
+
+
+def text_pair(contract: Mapping[str, Any]) -> str:
+    """What an encoder reads, for its card."""
+    return f"""It reads `tokenizer(prompt, answer)`, a pair of texts. In a
+pipeline, `function_to_apply="none"` is needed; without it a sigmoid is put over the reward:
+
+```python
+from transformers import pipeline
+reward = pipeline("text-classification", model="THIS_DIRECTORY", function_to_apply="none")
+print(reward({{"text": prompt, "text_pair": answer}})["score"])
+```
+
+- A lone user message is the prompt as it is. A conversation becomes one text: the system message, then each turn under
+  `User:` or `Assistant:` on a line of its own, an empty line between turns, and `Assistant:` with a line end last.
+- `score` cuts a pair of more than {contract["length"]} tokens: first the front of the prompt, down to a quarter of that
+  length, then the end of the answer. The tokenizer's own `truncation` cuts elsewhere: other rewards for such pairs."""

@@ -5,6 +5,9 @@ every label. What is done with its opinion: `rmjax.refine.treatments`.
     2. score     every member scores every pair: chosen minus rejected
     3. strength  mean and standard deviation over members (`rmjax.refine.strength`)
 
+The pairs' own columns (weight, margin, probability or votes) are in the loss of every head, as they are in training,
+and in the held-out loss that chooses the penalty.
+
 Departures from the paper, and why:
   - Members score pairs that they have not seen: each is cut into folds of prompts, and what is trained without a fold
     scores that fold. The paper lets models score the pairs that they were trained on, which is safe only while they
@@ -29,8 +32,9 @@ from jaxtyping import Float
 from rmjax.bounds import require
 from rmjax.data.features import Features
 from rmjax.errors import UserError
-from rmjax.records import Messages, Preference
+from rmjax.records import Preference
 from rmjax.refine import strength
+from rmjax.refine.treatments import is_flipped
 from rmjax.training.frozen.basis import Basis
 from rmjax.training.frozen.solver import solve
 
@@ -75,41 +79,47 @@ class Scored:
     penalty: float  # the one taken
 
 
-def score(features: Features, prompts: Sequence[Messages], how: StrengthEnsemble, *, seed: int) -> Scored:
+def score(features: Features, records: Sequence[Preference], how: StrengthEnsemble, *, seed: int) -> Scored:
     """Trains the ensemble on labelled pairs and lets it score them.
 
     Args:
-      prompts: of the pairs: those of one prompt are never on both sides of a fold.
+      records: the pairs of the features, in their order; those of one prompt are never on both sides of a fold.
 
     Raises:
-      UserError: fewer prompts than folds, or features that are all alike.
+      UserError: fewer prompts than folds, weights that are all 0, or features that are all alike.
     """
     x = coordinates(features, Basis.fit(features, axes=how.axes))
-    penalty = best_penalty(x, prompts, how, seed=seed)
+    weight, margin, smooth = as_labelled(records)
+    penalty = best_penalty(x, records, how, seed=seed)
     if how.scoring == "training":
         part = np.zeros((how.members, len(x)), np.int64)
-        weight = np.ones((how.members, 1, len(x)))
+        times = np.ones((how.members, 1, len(x)))
     else:
-        part = strength.folds(prompts, members=how.members, parts=how.folds, seed=seed)
-        weight = without(part, how.folds)
-    weight = weight.reshape(-1, len(x))
+        part = strength.folds([p.prompt for p in records], members=how.members, parts=how.folds, seed=seed)
+        times = without(part, how.folds)
+    times = times.reshape(-1, len(x))
     if how.bootstrap:
-        weight = resampled(weight, np.random.default_rng(seed))
-    heads = fit(x, weight=weight, penalty=np.full(len(weight), penalty))
+        times = resampled(times, np.random.default_rng(seed))
+    penalties = np.full(len(times), penalty)
+    heads = fit(x, weight=times * weight, margin=margin[None], smooth=smooth[None], penalty=penalties)
     return Scored(seen_by(heads @ x.T, part), penalty)
 
 
 def best_penalty(
-    x: Float[np.ndarray, "n d"], prompts: Sequence[Messages], how: StrengthEnsemble, *, seed: int
+    x: Float[np.ndarray, "n d"], records: Sequence[Preference], how: StrengthEnsemble, *, seed: int
 ) -> float:
-    """The penalty with the lowest loss on held-out folds, judged by the labels as they are."""
+    """The penalty with the lowest loss on held-out folds, judged by the labels and their columns as they are."""
     if len(how.penalties) == 1:
         return how.penalties[0]
     count = len(how.penalties)
-    part = np.tile(strength.folds(prompts, members=1, parts=how.folds, seed=seed), (count, 1))
-    weight = without(part, how.folds).reshape(-1, len(x))
-    held = seen_by(fit(x, weight=weight, penalty=np.repeat(how.penalties, how.folds)) @ x.T, part)
-    return how.penalties[int(np.argmin(np.logaddexp(0, -held.astype(np.float64)).mean(1)))]
+    weight, margin, smooth = as_labelled(records)
+    part = np.tile(strength.folds([p.prompt for p in records], members=1, parts=how.folds, seed=seed), (count, 1))
+    times = without(part, how.folds).reshape(-1, len(x))
+    penalties = np.repeat(how.penalties, how.folds)
+    heads = fit(x, weight=times * weight, margin=margin[None], smooth=smooth[None], penalty=penalties)
+    held = seen_by(heads @ x.T, part).astype(np.float64) - margin
+    loss = (1 - smooth) * np.logaddexp(0, -held) + smooth * np.logaddexp(0, held)
+    return how.penalties[int(np.argmin(loss @ weight))]
 
 
 def fit(
@@ -117,13 +127,24 @@ def fit(
     *,
     weight: Float[np.ndarray, "h n"],
     penalty: Float[np.ndarray, " h"],
-    margin: Float[np.ndarray, "h n"] | None = None,
-    smooth: Float[np.ndarray, "h n"] | None = None,
+    margin: Float[np.ndarray, "#h n"] | None = None,
+    smooth: Float[np.ndarray, "#h n"] | None = None,
 ) -> Float[np.ndarray, "h d"]:
     """Heads that minimise the mean weighted loss softplus(-(w.x - margin)), smoothed, plus penalty / 2 |w|^2."""
-    zero = np.zeros(weight.shape, np.float32)
-    columns = (weight, zero if margin is None else margin, zero if smooth is None else smooth, penalty)
-    return np.asarray(_solve(*(np.asarray(v, np.float32) for v in (x, *columns))))
+    margin, smooth = (np.broadcast_to(0.0 if v is None else v, weight.shape) for v in (margin, smooth))
+    return np.asarray(_solve(*(np.asarray(v, np.float32) for v in (x, weight, margin, smooth, penalty))))
+
+
+def as_labelled(records: Sequence[Preference]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weight, margin and smoothing of records, each [n] float64, in the direction of their own labels.
+
+    Raises:
+      UserError: weights that are all 0.
+    """
+    weight = np.array([1.0 if p.weight is None else p.weight for p in records])
+    if not weight.any():
+        raise UserError(f"weight: 0 for all {len(records)} pairs: leave the column out, or give one a weight above 0")
+    return weight, np.array([p.margin or 0.0 for p in records]), np.array([p.smooth for p in records])
 
 
 def columns(treated: Sequence[Preference]) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
@@ -132,9 +153,8 @@ def columns(treated: Sequence[Preference]) -> tuple[Float[np.ndarray, " n"], Flo
     A flipped pair's loss, of -(w.x), is that of w.x under the margin -m and the smoothing 1 - a. So features that were
     computed before a flip are used after it.
     """
-    turned = np.array(["flipped" in p.meta for p in treated], bool)
-    margin = np.array([p.margin or 0.0 for p in treated])
-    smooth = np.array([p.smooth for p in treated])
+    turned = np.array([is_flipped(p) for p in treated], bool)
+    _, margin, smooth = as_labelled(treated)
     return np.where(turned, -margin, margin), np.where(turned, 1.0 - smooth, smooth)
 
 

@@ -41,11 +41,16 @@ def flip(records: Sequence[Preference], *, share: float) -> list[Preference]:
     if not 0 <= share <= 1:
         raise UserError(f"treatment.flip={share}: give a share of at least 0 and at most 1")
     _refuse(records, "tie", lambda p: p.tie)
-    _refuse(records, "meta.flipped", lambda p: p.meta.get("flipped"))
+    _refuse(records, "meta.flipped", is_flipped)
     mean = means(records)
     band = np.argsort(mean, kind="stable")[: int(share * len(records) + 1e-9)]
     chosen = {int(i) for i in band if mean[i] < 0}
     return [flipped(p) if i in chosen else p for i, p in enumerate(records)]
+
+
+def is_flipped(p: Preference) -> bool:
+    """Whether the record's label has been turned around."""
+    return p.meta.get("flipped") is True
 
 
 def flipped(p: Preference) -> Preference:

@@ -73,6 +73,22 @@ def test_a_language_model_has_nothing_to_calibrate(job, files, tmp_path):
         dataclasses.replace(job, model=base, workdir=str(tmp_path / "w")).run("")
 
 
+def test_no_directory_is_said_before_anything_is_downloaded(job, monkeypatch):
+    monkeypatch.delattr(ModelSource, "directory")
+    with pytest.raises(UserError, match=r"--model.path owner/name: give a local directory"):
+        dataclasses.replace(job, model=ModelSource(path="owner/name")).run("")
+
+
+def test_a_reward_that_is_no_number(job, tmp_path, monkeypatch):
+    items = jsonl.read(job.data.path, Preference)
+    values = np.zeros((len(items), 2), np.float32)
+    values[3, 1] = np.inf
+    monkeypatch.setattr("rmjax.jobs.reward.RewardModel.rewards", lambda self, found: values)
+    with pytest.raises(UserError, match=f"item '{items[3].id}': rewards .* are not finite"):
+        dataclasses.replace(job, workdir=str(tmp_path / "w")).run("")
+    assert not (tmp_path / "w").exists()
+
+
 @pytest.mark.parametrize(("change", "said"), [({"folds": 1}, "folds=1"), ({"seed": -1}, "seed=-1")])
 def test_an_impossible_job(change, said):
     with pytest.raises(UserError, match=said):

@@ -13,7 +13,7 @@ from rmjax.errors import UserError
 from rmjax.evaluation.calibrator import Calibrator
 from rmjax.evaluation.pairwise import ItemScore
 from rmjax.jobs.reward import load_reward, save_calibrator
-from rmjax.jobs.score import ScoreJob, model_name
+from rmjax.jobs.score import ScoreJob, model_name, same_items
 from rmjax.jobs.score_report import ResponseScore
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.records import Demonstration, Preference
@@ -47,7 +47,8 @@ def test_the_summary_has_every_figure(scored):
     summary = json.loads((Path(scored.workdir) / "summary.json").read_text())
     assert [(name, s["n"]) for name, s in summary["sets"].items()] == [("a", 8), ("b", 4)]
     assert sum(s["n"] for s in summary["sets"]["a"]["subsets"].values()) == 8
-    assert summary["rows"][0]["n"] == 12 and set(summary["baselines"]) == {"longer answer wins", "shorter answer wins"}
+    assert (summary["rows"][0]["n"], summary["rows"][0]["labels"]) == (12, 8)
+    assert set(summary["baselines"]) == {"longer answer wins", "shorter answer wins"}
     assert summary["calibrator"] == {"temperature": 1.0, "offset": 0.0, "length": 0.0}
     assert 0 <= summary["calibration"]["ece95"][0] <= summary["calibration"]["ece"]
     assert {"pearson", "spearman", "within", "strata", "controlled"} == set(summary["length"])
@@ -69,9 +70,40 @@ def test_two_models_are_compared_on_the_same_items(scored, tmp_path):
     dataclasses.replace(scored, workdir=str(tmp_path / "w"), against=against).run("")
     (found,) = json.loads((tmp_path / "w" / "summary.json").read_text())["comparisons"]
     assert found["difference"]["value"] == 0 and found["p"] == 1 and found["over"] == "the same 12 items"
-    alone = dataclasses.replace(scored, workdir=str(tmp_path / "x"), more=(), against=against)
-    with pytest.raises(UserError, match="judged different items"):
-        alone.run("")
+
+
+def test_other_items_are_refused_before_any_work_and_leave_the_folder_free(scored, tmp_path, monkeypatch):
+    lines = jsonl.read(Path(scored.workdir) / "scores.jsonl", ItemScore)
+    job = dataclasses.replace(scored, workdir=str(tmp_path / "w"), against=str(tmp_path / "s.jsonl"))
+    with monkeypatch.context() as patch:
+        patch.delattr("rmjax.jobs.score.load_reward")
+        jsonl.write(tmp_path / "s.jsonl", lines[1:])
+        with pytest.raises(UserError, match=rf"judged different items \(1 not shared; '{lines[0].id}' is only here"):
+            job.run("")
+        jsonl.write(tmp_path / "s.jsonl", [*lines, lines[0]])
+        with pytest.raises(UserError, match="1 items are scored twice"):
+            job.run("")
+    assert not (tmp_path / "w").exists()
+    # The comparison changes no score, so it may change in the folder of a run.
+    against = str(Path(scored.workdir) / "scores.jsonl")
+    dataclasses.replace(scored, against=against).run("")
+    scored.run("")
+
+
+def test_items_that_may_still_be_dropped():
+    other = ("s.jsonl", [ItemScore(id="a", outcome=0.5)])
+    same_items(["a", "b"], other, dropping=True)
+    with pytest.raises(UserError, match="'b' is only here"):
+        same_items(["a", "b"], other)
+    with pytest.raises(UserError, match="'a' is only there"):
+        same_items(["b"], other, dropping=True)
+
+
+def test_the_name_of_a_model(tmp_path, monkeypatch):
+    (tmp_path / "run" / "export").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run" / "export")
+    assert model_name(".") == "run-export" and model_name("../export/") == "run-export"
+    assert model_name("owner/name") == "owner-name"
 
 
 def test_single_responses(scored, files, tmp_path):

@@ -2,8 +2,13 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import killed_launch
 import numpy as np
 import pytest
 
@@ -11,7 +16,7 @@ from rmjax import config, jsonl, launch
 from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import ItemScore
 from rmjax.jobs import reward as rewards
-from rmjax.jobs.reward import load_reward
+from rmjax.jobs.reward import PairLengths, load_reward
 from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.train import TrainJob
 from rmjax.objectives.pairwise import Pairwise
@@ -68,6 +73,53 @@ def test_a_run_killed_before_its_export_ends_as_an_unbroken_one(trained, tmp_pat
     assert ours.read_bytes() == theirs.read_bytes()
     steps = [json.loads(line)["step"] for line in (tmp_path / "w" / "train" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))  # no step twice
+
+
+def test_a_run_killed_in_its_training_goes_on(trained, tmp_path):
+    """SIGKILL when the first checkpoint is whole; the same settings end as the unbroken run did."""
+    job = dataclasses.replace(trained, workdir=str(tmp_path / "w"))
+    given = {"workdir": job.workdir, "model.path": job.model.path, "data.path": job.data.path}
+    given |= {"data.eval-path": job.data.eval_path, "train.optimizer.learning-rate": 1e-3, "train.batch": 2}
+    given |= {"train.steps": 3, "train.epochs": 0, "train.save-every": 2}
+    flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, killed_launch.__file__, "checkpoint", "train", *flags]
+    alone = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}  # as in this process
+    killed = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert [p.name for p in (tmp_path / "w" / "train" / "checkpoints").iterdir()] == ["2"]
+    assert not (tmp_path / "w" / "export").exists()
+    optimizer = dataclasses.replace(TrainJob().train.optimizer, learning_rate=1e-3)
+    dataclasses.replace(job, train=dataclasses.replace(job.train, optimizer=optimizer)).run("")
+    ours, theirs = (Path(j.workdir) / "export" / "model.safetensors" for j in (job, trained))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_few_label_run_is_protected():
+    assert TrainJob().train.save_every == 10
+
+
+def test_rows_too_short_for_the_pairs_are_refused_before_any_work(trained, tmp_path):
+    train = dataclasses.replace(trained.train, length=16)
+    with pytest.raises(
+        UserError, match=r"--train.length 16: 8 of 8 training pairs need longer rows; give at least (\d+)"
+    ) as e:
+        dataclasses.replace(trained, train=train, workdir=str(tmp_path / "w")).run("")
+    assert not (tmp_path / "w").exists()
+    need = int(str(e.value).split("at least ")[1].split(",")[0])
+    reward = trained.start()
+    groups = reward.groups(jsonl.read(trained.data.path, Preference))
+    fits = dataclasses.replace(trained, train=dataclasses.replace(train, length=need))
+    fits.check_rows(groups, reward.model)
+    with pytest.raises(UserError, match="need longer rows"):
+        dataclasses.replace(fits, train=dataclasses.replace(train, length=need - 1)).check_rows(groups, reward.model)
+
+
+def test_a_decoder_cuts_nothing(trained, tmp_path):
+    for field in ("train", "evaluation"):
+        job = dataclasses.replace(trained, lengths=PairLengths(**{field: "cut"}), workdir=str(tmp_path / "w"))
+        with pytest.raises(UserError, match=f"--lengths.{field} cut: a decoder's pairs are never cut"):
+            job.run("")
+    assert not (tmp_path / "w").exists()
 
 
 def test_the_export_scores_as_transformers_does(trained, files):

@@ -14,6 +14,7 @@ from rmjax.methods.strength import StrengthEnsemble, columns, fit, score
 from rmjax.refine import strength, treatments
 from rmjax.refine.treatments import Treatment
 from rmjax.training.frozen import treatments as frozen
+from rmjax.training.frozen.basis import Basis
 from rmjax.worlds.reward_world import RewardWorld
 
 SMALL = StrengthEnsemble(members=3, folds=4, penalties=(3e-3,))
@@ -51,7 +52,7 @@ def test_a_flip_by_columns_is_a_flip_of_features(pairs):
     margin, smooth = columns(treated)
     x = pairs.chosen - pairs.rejected
     x = x / np.sqrt(np.mean(np.sum(x**2, 1)))
-    turned = np.array(["flipped" in p.meta for p in treated])
+    turned = np.array([treatments.is_flipped(p) for p in treated])
     assert turned.sum() == 72
     swapped = np.where(turned[:, None], -x, x)
     plain = {"margin": [[p.margin for p in treated]], "smooth": [[p.smooth for p in treated]]}
@@ -80,13 +81,12 @@ def test_edits_of_records_are_the_columns_inside_the_frozen_program(pairs, insid
 
 
 def test_flipped_labels_are_found(pairs):
-    prompts = [p.prompt for p in pairs.records()]
     for scoring in ("held_out", "training"):
-        scored = score(features(pairs), prompts, dataclasses.replace(SMALL, scoring=scoring), seed=0)
+        scored = score(features(pairs), pairs.records(), dataclasses.replace(SMALL, scoring=scoring), seed=0)
         assert scored.differences.shape == (3, 240) and scored.penalty == 3e-3
         mean, std = strength.mean_std(scored.differences)
         assert strength.auroc(mean, pairs.flipped) > 0.85 and std.min() > 0
-        again = score(features(pairs), prompts, dataclasses.replace(SMALL, scoring=scoring), seed=0)
+        again = score(features(pairs), pairs.records(), dataclasses.replace(SMALL, scoring=scoring), seed=0)
         np.testing.assert_array_equal(scored.differences, again.differences)
 
 
@@ -96,17 +96,17 @@ def test_held_out_scores_do_not_know_their_label(pairs):
     The head that scores it has never seen it, so the score of (a, b) does not move when the label does; a member that
     trained on it moves towards the label.
     """
-    prompts = [p.prompt for p in pairs.records()]
+    records = pairs.records()
     other = dataclasses.replace(
         pairs,
         chosen=np.concatenate([pairs.rejected[:1], pairs.chosen[1:]]),
         rejected=np.concatenate([pairs.chosen[:1], pairs.rejected[1:]]),
     )
     how = dataclasses.replace(SMALL, bootstrap=False)
-    before, after = (score(features(p), prompts, how, seed=0).differences[:, 0] for p in (pairs, other))
+    before, after = (score(features(p), records, how, seed=0).differences[:, 0] for p in (pairs, other))
     np.testing.assert_allclose(before, -after, atol=1e-5)
     seen = dataclasses.replace(SMALL, scoring="training")
-    before, after = (score(features(p), prompts, seen, seed=0).differences[:, 0] for p in (pairs, other))
+    before, after = (score(features(p), records, seen, seed=0).differences[:, 0] for p in (pairs, other))
     assert (before + after > 1e-3).any()
 
 
@@ -123,14 +123,74 @@ def test_a_resample_keeps_the_size_and_what_is_left_out():
     assert drawn.sum(1).tolist() == [3, 3] and not drawn[weight == 0].any()
 
 
+def noisy(share: float):
+    """Pairs of a world in which a linear head can be right, scaled differences, and settings that seek a penalty."""
+    pairs = RewardWorld(noise=share, curve=0.0, interaction=0.0).pairs(240)
+    x = (pairs.chosen - pairs.rejected) / np.sqrt(np.mean(np.sum((pairs.chosen - pairs.rejected) ** 2, 1)))
+    return pairs, x, dataclasses.replace(SMALL, penalties=StrengthEnsemble().penalties)
+
+
 def test_noisy_labels_choose_a_larger_penalty():
-    how = dataclasses.replace(SMALL, penalties=StrengthEnsemble().penalties)
     chosen = []
-    for noise in (0.0, 0.3):
-        pairs = RewardWorld(noise=noise, curve=0.0, interaction=0.0).pairs(240)
-        x = (pairs.chosen - pairs.rejected) / np.sqrt(np.mean(np.sum((pairs.chosen - pairs.rejected) ** 2, 1)))
-        chosen.append(method.best_penalty(x, [p.prompt for p in pairs.records()], how, seed=0))
+    for share in (0.0, 0.3):
+        pairs, x, how = noisy(share)
+        chosen.append(method.best_penalty(x, pairs.records(), how, seed=0))
     assert chosen[0] < chosen[1]
+
+
+def with_columns(records, wrong, **columns):
+    """The records with columns where a label is wrong."""
+    return [dataclasses.replace(p, **columns) if w else p for p, w in zip(records, wrong, strict=True)]
+
+
+def test_soft_labels_of_probability_zero_are_the_other_labels():
+    """Members and penalty: turned around by the column or by the features, it is the same loss."""
+    pairs, x, how = noisy(0.3)
+    swap = lambda a, b: np.where(pairs.flipped[:, None], b, a)
+    turned = Features(pairs.ids, swap(pairs.chosen, pairs.rejected), swap(pairs.rejected, pairs.chosen))
+    soft = with_columns(pairs.records(), pairs.flipped, prob_chosen=0.0)
+    a, b = (score(f, r, how, seed=0) for f, r in ((features(pairs), soft), (turned, pairs.records())))
+    assert a.penalty == b.penalty < method.best_penalty(x, pairs.records(), how, seed=0)
+    np.testing.assert_allclose(a.differences, np.where(pairs.flipped, -b.differences, b.differences), atol=1e-4)
+
+
+def test_weights_and_margins_choose_the_penalty():
+    """Nothing is noisy where wrong labels weigh nothing; a margin that is asked for on unseen pairs too wants scale."""
+    pairs, x, how = noisy(0.3)
+    plain, light = pairs.records(), with_columns(pairs.records(), pairs.flipped, weight=0.0)
+    wide = [dataclasses.replace(p, margin=2.0) for p in plain]
+    found = [method.best_penalty(x, r, how, seed=0) for r in (plain, light, wide)]
+    assert found[1] < found[0] and found[2] < found[0]
+
+
+@pytest.mark.parametrize(
+    "columns", [{"weight": 3.0}, {"margin": 1.5}, {"prob_chosen": 0.7}, {"votes": {"chosen": 2, "rejected": 1}}]
+)
+def test_members_minimise_the_loss_with_the_columns_of_the_file(pairs, columns):
+    """Each fold's head against float64 BFGS on the other folds."""
+    how = dataclasses.replace(SMALL, members=1, folds=2, axes=5, bootstrap=False)
+    records = with_columns(pairs.records(), np.arange(240) % 3 == 0, **columns)
+    x = method.coordinates(features(pairs), Basis.fit(features(pairs), axes=5)).astype(np.float64)
+    weight = np.array([p.weight or 1.0 for p in records])
+    part = strength.folds([p.prompt for p in records], members=1, parts=2, seed=0)[0]
+
+    def loss(theta, seen):
+        total = 0.0
+        for i in np.flatnonzero(seen):
+            d = x[i] @ theta - (records[i].margin or 0.0)
+            soft = records[i].smooth
+            total += weight[i] * ((1 - soft) * np.logaddexp(0, -d) + soft * np.logaddexp(0, d))
+        return total / weight[seen].sum() + 3e-3 / 2 * theta @ theta
+
+    found = score(features(pairs), records, how, seed=0).differences[0]
+    for fold in (0, 1):
+        slow = minimize(loss, np.zeros(5), args=(part != fold,), tol=1e-8).x
+        np.testing.assert_allclose(found[part == fold], x[part == fold] @ slow, atol=2e-3)
+
+
+def test_weights_that_are_all_zero_are_refused(pairs):
+    with pytest.raises(UserError, match="weight: 0 for all 240 pairs"):
+        score(features(pairs), with_columns(pairs.records(), np.ones(240, bool), weight=0.0), SMALL, seed=0)
 
 
 @pytest.mark.parametrize(

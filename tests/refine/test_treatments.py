@@ -55,6 +55,18 @@ def test_a_label_that_the_ensemble_agrees_with_is_never_flipped(records):
     ]
 
 
+@pytest.mark.parametrize(("value", "flipped"), [(True, True), (False, False), ("no", False), (None, False)])
+def test_flipped_is_said_by_true_alone(value, flipped):
+    (one,) = strength.annotate([pair(0)], np.array([[-1.0]]))
+    one = dataclasses.replace(one, meta={**one.meta, "flipped": value})
+    assert treatments.is_flipped(one) == flipped
+    if flipped:
+        with pytest.raises(UserError, match=r"has meta\.flipped already"):
+            treatments.flip([one], share=1.0)
+    else:
+        assert treatments.is_flipped(treatments.flip([one], share=1.0)[0])
+
+
 def test_equal_strengths_flip_the_earlier():
     same = strength.annotate([pair(i) for i in range(4)], np.full((1, 4), -1.0))
     assert ["flipped" in p.meta for p in treatments.flip(same, share=0.5)] == [True, True, False, False]
