@@ -1,37 +1,57 @@
-"""Accuracy against the number of labels: one figure, a panel a method, the baseline in each."""
+"""Accuracy against the number of labels: one figure, a panel a method, the baseline in each; tables of 80 columns; and
+Holm's correction of the comparisons of one run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from rich.markup import escape
+from rich.table import Table
+from scipy import stats
 
 from rmjax import jsonl
 from rmjax.evaluation import report
 from rmjax.evaluation.figures import MUTED, RIGHT, draw
+from rmjax.evaluation.pairwise import Accuracy, Comparison
 from rmjax.evaluation.sections import ReportData
 from rmjax.evaluation.summary import Group, groups
+from rmjax.evaluation.tables import p_text
+from rmjax.statistics import Interval
+
+Point = tuple[str, int]  # method, labels
 
 NOTE = (
     "Each panel is one method (blue) and the tuned Bradley-Terry head (grey) on the same label draws; the bands are "
-    "95 % intervals of the mean over runs. At the largest number all labels are taken, so its band covers seeds only "
-    "(folds, minibatches). All points are of the same held-out pairs: the bands say nothing about other pairs. "
-    "Whether two methods differ is said by the paired comparisons below, not by overlapping bands."
+    "95 % intervals of the mean over runs. Where all labels are taken the intervals cover seeds only (folds, "
+    "minibatches) on one set of labels. All points are of one set of held-out pairs: no interval says anything about "
+    "other pairs. Whether two methods differ is said by the paired comparisons below, not by overlapping bands."
+)
+CORRECTED = (
+    "In the comparisons p is of Student's t over the paired runs, raised by Holm's correction for all {} comparisons "
+    "of this run; the intervals are not corrected. A method is ahead or behind only if p is below 0.05 as well."
 )
 
 
 def write(path: Path, data: ReportData, *, baseline: str) -> None:
-    """The usual report with the curves before its tables, written whole. Raises UserError where it cannot be."""
+    """The usual report with the curves before its tables, written whole. Raises UserError where it cannot be.
+
+    The p-values of `data.comparisons` are those of `holm`, and the page says so.
+    """
     section = Markup(
         '<section id="curves">\n<h2>Accuracy against the number of labels</h2>\n'
         '<p class="note"><b>How to read this.</b> {}</p>\n<div>{}</div>\n</section>\n\n'
-    ).format(NOTE, figure(groups(data.rows), baseline=baseline))
-    mark = '<section id="accuracy">'
-    page = report.render(data).replace(mark, str(section) + mark, 1)  # a Markup would escape the mark
+    )
+    note = f"{NOTE} {CORRECTED.format(len(data.comparisons))}" if data.comparisons else NOTE
+    page, mark = report.render(data), '<section id="accuracy">'
+    if page.count(mark) != 1:
+        raise ValueError(f"the report has {page.count(mark)} places {mark!r} to put the curves before, not 1")
+    page = page.replace(mark, section.format(note, figure(groups(data.rows), baseline=baseline)) + Markup(mark))
     with jsonl.writing(path), jsonl.replacing(path) as file:
         file.write(page.encode("utf-8", "xmlcharrefreplace"))
 
@@ -78,3 +98,64 @@ def band(ax: Axes, points: Sequence[Group], colour: str) -> None:
     x = [g.labels for g in points]
     ax.fill_between(x, [g.low for g in points], [g.high for g in points], color=colour, alpha=0.2, linewidth=0)
     ax.plot(x, [g.accuracy for g in points], "o-", color=colour, markersize=3, linewidth=1.4)
+
+
+def holm(found: Mapping[Point, Comparison]) -> dict[Point, Comparison]:
+    """The comparisons with p-values that hold for all of them at once (Holm 1979): the k-th smallest of n times n - k
+    + 1, at most 1, and none below a smaller one's."""
+    raw = {point: p_value(c.difference) for point, c in found.items()}
+    adjusted, least = {}, 0.0
+    for k, point in enumerate(sorted(raw, key=raw.__getitem__)):
+        least = max(least, min(1.0, raw[point] * (len(raw) - k)))
+        adjusted[point] = least
+    return {point: dataclasses.replace(c, p=adjusted[point]) for point, c in found.items()}
+
+
+def p_value(d: Interval) -> float:
+    """Student's two-sided p of no difference, of a 95 % t interval over `d.n` runs."""
+    error = (d.high - d.low) / 2 / stats.t.ppf(0.975, d.n - 1)
+    if not error > 0:
+        return float(d.value == 0)
+    return float(2 * stats.t.sf(abs(d.value) / error, d.n - 1))
+
+
+def accuracy_table(rows: Sequence[Group], baselines: Mapping[str, Accuracy]) -> Table:
+    """Accuracy of every method at every number of labels, the trivial baselines below; `spans` says over what."""
+    table = _table("method", "labels", "accuracy", "95 % interval", "ties", "s / run")
+    for g in rows:
+        more = f"{100 * g.ties:.1f} %" if g.ties else "", f"{g.seconds:.2f}"
+        table.add_row(escape(g.method), f"{g.labels:,}", *_interval(g.accuracy, g.low, g.high), *more)
+    for name, a in baselines.items():
+        ties = f"{100 * a.ties / a.n:.1f} %" if a.ties else ""
+        table.add_row(escape(name), "", *_interval(a.accuracy, *a.ci95), ties, "", style="dim")
+    return table
+
+
+def comparison_table(found: Mapping[Point, Comparison]) -> Table:
+    """Every method minus the baseline, in percentage points; `found` is what `holm` returned."""
+    table = _table("method", "labels", "points", "95 % interval", "Holm's p", "finding")
+    for (method, labels), c in found.items():
+        d = c.difference
+        word = ("ahead" if d.value > 0 else "behind") if c.distinguishable else "undecided"
+        points = _interval(d.value, d.low, d.high, sign="+")
+        table.add_row(escape(method), f"{labels:,}", *points, p_text(c.p), word)
+    return table
+
+
+def spans(rows: Sequence[Group]) -> str:
+    """What the intervals are over, in words, once for all numbers of labels that share it."""
+    counts: dict[str, dict[int, None]] = {}
+    for g in rows:
+        counts.setdefault(g.over, {})[g.labels] = None
+    return "; ".join(f"{over} ({', '.join(f'{n:,}' for n in ns)} labels)" for over, ns in counts.items())
+
+
+def _interval(value: float, low: float, high: float, sign: str = "") -> tuple[str, str]:
+    return f"{100 * value:{sign}.1f}", f"{100 * low:{sign}.1f} to {100 * high:{sign}.1f}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("method", "finding") else "right", no_wrap=True)
+    return table

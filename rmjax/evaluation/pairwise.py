@@ -59,7 +59,7 @@ class Comparison:
     over: str  # what the interval generalises over, in words
     only_a: int | None = None  # items on which a did better; None where runs were compared
     only_b: int | None = None
-    p: float | None = None  # McNemar, exact; None where runs were compared
+    p: float | None = None  # McNemar, exact; over runs None, unless a caller puts its own test's here
 
     @property
     def distinguishable(self) -> bool:

@@ -117,7 +117,7 @@ class ReportData:
     """Everything on the page. Empty parts are left out, and the page says which."""
 
     title: str
-    testbed: Literal["controlled world", "real data"]
+    testbed: str  # "controlled world", "real data", or whose pairs they are
     lead: str = ""  # a sentence or two: what was run on what
     rows: Sequence[Row] = ()
     baselines: Mapping[str, Accuracy] = dataclasses.field(default_factory=dict)  # trivial ones, by name

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from rmjax import jsonl
 from rmjax.bounds import LAST_SEED, require
@@ -19,8 +20,7 @@ from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.pairwise import Accuracy, Comparison, accuracy, compare_runs
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.sections import ReportData
-from rmjax.evaluation.summary import Row, accuracies, write_summary
-from rmjax.evaluation.tables import accuracy_table, comparison_table
+from rmjax.evaluation.summary import Row, accuracies, groups, write_summary
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.lengths import Policy
 from rmjax.jobs.reward import load_model
@@ -49,8 +49,10 @@ METHODS = {
     "proto-rm": ("Proto-RM", ProtoRm()),
 }
 TRAINED_TRUNK = {
-    "grm-sft": "its regulariser is the trunk's language-model loss",
-    "grm-dpo": "its regulariser is the trunk's DPO loss",
+    "grm-sft": "its regulariser is the trunk's language-model loss, which frozen features cannot change; fine-tune a "
+    "language model with it instead (python -m rmjax.launch train, with --objective.sft)",
+    "grm-dpo": "its regulariser is the trunk's DPO loss, which frozen features cannot change; it is not built for "
+    "fine-tuning either",
 }
 
 
@@ -78,7 +80,8 @@ class Curve:
         "proto-rm",
     )  # beside the baseline
     frozen: Frozen = Frozen()
-    overlong: Policy = "drop"  # pairs longer than a decoder can read; an encoder's contract cuts them, and says so
+    overlong: Policy = "drop"  # training pairs longer than a decoder can read (held-out ones are an error always); an
+    # encoder's contract cuts both, and says so
     features: str = "runs/features"  # where features are kept: they are computed once for a model and its data
     devices: Devices = Devices()
     seed: int = 0  # of label draws, folds and heads
@@ -88,10 +91,7 @@ class Curve:
         require("", self, "draws", least=2)
         for name in self.methods:
             if name in TRAINED_TRUNK:
-                raise UserError(
-                    f"methods: {name!r} has no meaning on a frozen model: {TRAINED_TRUNK[name]}, which frozen features "
-                    "cannot change; fine-tune it instead (python -m rmjax.launch train --help)"
-                )
+                raise UserError(f"methods: {name!r} has no meaning on a frozen model: {TRAINED_TRUNK[name]}")
             if name not in METHODS:
                 raise UserError(f"methods: {name!r} is none of {', '.join(METHODS)}")
         if len(set(self.methods)) < len(self.methods):
@@ -120,31 +120,43 @@ class Curve:
         bench = Bench(pool, held, train, self.frozen, parts=len(start.model.pool), seed=self.seed)
         rows = self.rows(bench, counts, work)
         seconds = {"features": round(made, 3), "heads": round(time.perf_counter() - begun, 3)}
-        found = compared(rows, [METHODS[m][0] for m in self.methods])
+        found = curves.holm(compared(rows, [METHODS[m][0] for m in self.methods]))
+        tried = {title: self.frozen.settings(m) for title, m in self.titled()}
+        data_of = f"pairs of {self.data.path}"
         baselines = {name: accuracy(scores) for name, scores in trivial(test, train).items()}
         facts = {
-            "testbed": "real data",
-            "comparisons": [dataclasses.asdict(c) for c in found],
+            "testbed": data_of,
+            "comparisons": [dataclasses.asdict(c) for c in found.values()],
+            "p": f"Student's t over paired runs, Holm's correction for {len(found)} comparisons",
             "baselines": {name: dataclasses.asdict(a) for name, a in baselines.items()},
-            "settings_tried": self.frozen.settings,
+            "settings_tried": tried,
             "seconds_of": seconds,
         }
         write_summary(work / "summary.json", rows, **facts)
         run = provenance.finish(contract=start.chat.contract(), seconds_of=seconds)
         data = ReportData(
             title="Accuracy against labels",
-            testbed="real data",
+            testbed=data_of,
             lead=f"Heads on frozen features of {self.model.path}, trained on draws of {self.data.path}: {len(train):,} "
-            f"labelled pairs, {len(test):,} held out. Every method chose among as many settings on its own labels.",
+            f"labelled pairs, {len(test):,} held out. {budget(tried)}",
             rows=rows,
             baselines=baselines,
-            comparisons=found,
+            comparisons=list(found.values()),
             run=run,
         )
         curves.write(work / "report.html", data, baseline=BASELINE)
-        console.print(accuracy_table(rows, baselines, title=f"{self.data.path}, {len(test):,} held-out pairs"))
+        shown = groups(rows)
+        console.print(f"\n[bold]{escape(self.data.path)}[/], {len(test):,} held-out pairs; over {curves.spans(shown)}")
+        console.print(curves.accuracy_table(shown, baselines))
         if found:
-            console.print(comparison_table(found, title="Paired differences to the tuned Bradley-Terry head"))
+            console.print(f"\n[bold]Minus {BASELINE}, paired over the same runs[/]")
+            console.print(curves.comparison_table(found))
+            console.print(curves.CORRECTED.format(len(found)))
+        if len(train) in counts:
+            console.print(
+                f"At {len(train):,} labels intervals cover seeds on one set of labels and held-out pairs only."
+            )
+        console.print(budget(tried))
         console.print(f"features {seconds['features']:.0f} s, heads {seconds['heads']:.0f} s")
         console.print(f"report: [bold]{work / 'report.html'}[/]   numbers: {work / 'summary.json'}")
 
@@ -166,13 +178,15 @@ class Curve:
                 numbers = range(self.draws)
                 whole = labels == len(bench.groups)
                 base: Fitted | None = None
-                for name in (BASELINE, *self.methods):
-                    title, method = METHODS.get(name, (BASELINE, None))
+                for title, method in self.titled():
                     if (title, labels) not in done:
-                        begun = time.perf_counter()
-                        if base is None:
+                        if base is None and method is not None:  # a resumed run's: no part of the method's seconds
                             base = bench.baseline(labels, numbers)
-                        fitted = base if method is None else learn(bench, labels, numbers, method, base)
+                        begun = time.perf_counter()
+                        if method is None:
+                            fitted = base = bench.baseline(labels, numbers)
+                        else:
+                            fitted = learn(bench, labels, numbers, method, base)
                         seconds = (time.perf_counter() - begun) / len(numbers)
                         done[title, labels] = lines(fitted, seconds)
                         file.append({"method": title, "labels": labels, "runs": done[title, labels]})
@@ -180,8 +194,20 @@ class Curve:
                         console.print(
                             f"{labels:>6,} labels  {title:24} {100 * mean:.1f} %  {seconds * len(numbers):.1f} s"
                         )
-                    out += [row(title, labels, x, self.seed, whole) for x in done[title, labels]]
+                    tried = self.frozen.settings(method)
+                    out += [row(title, labels, x, self.seed, whole, tried) for x in done[title, labels]]
         return out
+
+    def titled(self) -> list[tuple[str, Any]]:
+        """The methods by the names that they are shown under, the baseline (None) first."""
+        return [(BASELINE, None), *(METHODS[m] for m in self.methods)]
+
+
+def budget(tried: Mapping[str, int]) -> str:
+    """How many settings each method chose among, in words."""
+    counts = ", ".join(f"{title} {n}" for title, n in tried.items())
+    inherited = f" The others inherit the form of the features and the penalty that {BASELINE} chose."
+    return f"Settings tried in each run, on its own labels: {counts}." + inherited * (len(tried) > 1)
 
 
 def learn(bench: Bench, labels: int, numbers: Sequence[int], method: Any, base: Fitted) -> Fitted:
@@ -210,21 +236,21 @@ def lines(fitted: Fitted, seconds: float) -> list[dict[str, Any]]:
     ]
 
 
-def row(method: str, labels: int, x: dict[str, Any], seed: int, whole: bool) -> Row:
+def row(method: str, labels: int, x: dict[str, Any], seed: int, whole: bool, tried: int) -> Row:
     """A line of rows.jsonl as a row of the summary; where all labels are taken, a run is a seed and not a draw."""
     n, share = x["n"], x["accuracy"]
     result = Accuracy(accuracy=share, ci95=wilson(share * n, n), n=n, ties=x["ties"])
     place = {"draw": 0, "seed": seed + x["run"]} if whole else {"draw": x["run"], "seed": seed}
-    more = {"setting": x["setting"], "held_loss": x["held_loss"]}
+    more = {"setting": x["setting"], "settings_tried": tried, "held_loss": x["held_loss"]}
     return Row.of(result, method=method, labels=labels, seconds=x["seconds"], **place, **more)
 
 
-def compared(rows: Sequence[Row], methods: Sequence[str]) -> list[Comparison]:
+def compared(rows: Sequence[Row], methods: Sequence[str]) -> dict[curves.Point, Comparison]:
     """Every method against the baseline at each number of labels, over the same runs."""
     of = lambda method, labels: accuracies([r for r in rows if (r.method, r.labels) == (method, labels)])
     counts = sorted({r.labels for r in rows})
-    return [
-        compare_runs(of(m, n), of(BASELINE, n), names=(f"{m}, {n:,} labels", f"{BASELINE}, {n:,} labels"))
+    return {
+        (m, n): compare_runs(of(m, n), of(BASELINE, n), names=(f"{m}, {n:,} labels", f"{BASELINE}, {n:,} labels"))
         for m in methods
         for n in counts
-    ]
+    }

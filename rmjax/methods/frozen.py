@@ -2,11 +2,13 @@
 
     baseline    a linear head; penalty and coordinates chosen by cross-validation inside the run's labels
     treated     the same with flips, smoothing or margins by strength (`training.frozen.treatments`)
-    auxiliary   a head that starts at the baseline and goes on with a loss beside it (`methods.secrets`, `proto_rm`)
+    auxiliary   a head whose linear part starts at the baseline's and goes on with a loss beside it (`methods.secrets`,
+                `methods.proto_rm`)
 
-Every method tries the same number of settings (`Frozen.settings`) on the same folds and takes the one of least
-calibrated held-out loss (`training.frozen.selection`). The last two take the baseline's coordinates and penalty as
-found, so they have had the baseline's tuning too.
+Every method tries its settings on the same folds and takes the one of least calibrated held-out loss
+(`training.frozen.selection`). `Frozen.settings` says how many: as many for each at the defaults, and not in general.
+The last two inherit the baseline's coordinates and its penalty (of the strength's heads, or to be multiplied), so they
+have had the baseline's tuning too.
 
 Dimensions: N training pairs, e evaluation pairs, r runs, s settings, k folds, d coordinates.
 """
@@ -30,8 +32,6 @@ from rmjax.training.frozen.draws import Runs
 from rmjax.training.frozen.nonlinear import Auxiliary, Schedule
 from rmjax.training.frozen.treatments import Treatment
 
-GRID = 4  # values of an auxiliary method's setting, times the schedule's penalties
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frozen:
@@ -51,10 +51,11 @@ class Frozen:
         if not self.penalties or not all(0 < p < np.inf for p in self.penalties):
             raise UserError(f"frozen.penalties={self.penalties}: give at least one number, all above 0")
 
-    @property
-    def settings(self) -> int:
-        """How many settings the baseline tries."""
-        return len(self.forms) * len(self.penalties)
+    def settings(self, method: Treatment | Auxiliary | None = None) -> int:
+        """How many settings a method tries in every run; None: the baseline."""
+        if method is None:
+            return len(self.forms) * len(self.penalties)
+        return len(method.grid) * len(self.penalties if isinstance(method, Treatment) else self.schedule.penalties)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +112,7 @@ class Bench:
         forms = range(len(how.forms))
         found = [self._linear(runs, np.full(len(runs), form)) for form in forms]
         held, weights = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        loss = selection.calibrated_loss(held, runs.there)
-        chosen = selection.best(loss)
+        loss, chosen = self._select(held, runs, "bradley-terry")
         form, number = np.divmod(chosen, len(how.penalties))
         penalty = np.asarray(how.penalties)[number]
         words = tuple(f"{how.forms[f]}, L2 {p:g}" for f, p in zip(form, penalty, strict=True))
@@ -126,13 +126,12 @@ class Bench:
         """
         if np.any(self.columns[1]) or np.any(self.columns[2]):
             raise UserError(
-                f"method {type(treatment).__name__.lower()}: the pairs have margins, probabilities or votes, which it "
+                f"method {name(treatment)}: the pairs have margins, probabilities or votes, which it "
                 "would replace: leave those columns out (--data.ignore), or leave the method out"
             )
         runs, penalties = self.runs(labels, numbers), self.how.penalties
         held, weights = self._linear(runs, base.form, treatment=treatment, strength_penalty=base.penalty)
-        loss = selection.calibrated_loss(held, runs.there)
-        chosen = selection.best(loss)
+        loss, chosen = self._select(held, runs, name(treatment))
         value, number = np.divmod(chosen, len(penalties))
         words = tuple(f"{treatment.grid[v]:g}, L2 {penalties[n]:g}" for v, n in zip(value, number, strict=True))
         return self._fitted(weights, loss, chosen, words, base.form, np.asarray(penalties)[number])
@@ -153,10 +152,10 @@ class Bench:
             columns=self.columns,
             seed=self.seed,
         )
-        loss = selection.calibrated_loss(held, runs.there)
-        chosen, row = selection.best(loss), np.arange(len(runs))
+        loss, chosen = self._select(held, runs, name(method))
+        row = np.arange(len(runs))
         words = tuple(f"{method.grid[c // len(times)]:g}, L2 x {times[c % len(times)]:g}" for c in chosen)
-        head = {name: leaf[row, chosen] for name, leaf in params.items()}
+        head = {key: leaf[row, chosen] for key, leaf in params.items()}
         return Fitted(on_eval[row, chosen], loss[row, chosen], chosen, words, base.form, base.penalty, head)
 
     def _linear(self, runs: Runs, form: np.ndarray, **more: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -166,9 +165,19 @@ class Bench:
             x, runs, form=form, penalties=how.penalties, folds=how.folds, columns=self.columns, seed=self.seed, **more
         )
 
+    def _select(self, held: np.ndarray, runs: Runs, method: str) -> tuple[np.ndarray, np.ndarray]:
+        weight, _, smooth = (c[runs.index] for c in self.columns)
+        loss = selection.calibrated_loss(held, runs.there, weight=weight, smooth=smooth)
+        return loss, selection.best(loss, method=method)
+
     def _fitted(self, weights, loss, chosen, words, form, penalty) -> Fitted:
         row = np.arange(len(chosen))
         head = weights[row, chosen]
         tests = self.evaluation[:, :, 0] - self.evaluation[:, :, 1]
         differences = np.stack([tests[f] @ w for f, w in zip(form, head[:, -1], strict=True)])
         return Fitted(differences, loss[row, chosen], chosen, words, form, penalty, head)
+
+
+def name(method: Treatment | Auxiliary) -> str:
+    """A method as messages call it."""
+    return type(method).__name__.lower()

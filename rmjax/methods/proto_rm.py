@@ -57,11 +57,12 @@ class ProtoRm:
         params = from_weight(params, weight)
         h = head.embed(params, jnp.concatenate([batch.chosen, batch.rejected]))
         labels, mask = sides(batch)
+        key, visits = jax.random.split(key)
         first = prototypical.class_means if self.init == "means" else prototypical.kmeans_pp
         found, classes, valid = first(key, h, labels, self.start_with, mask)
         room = self.capacity - len(classes)
         table = jnp.pad(found, ((0, room), (0, 0))), jnp.pad(classes, (0, room)), jnp.pad(valid, (0, room))
-        order = jnp.argsort(jax.random.uniform(key, labels.shape))  # or the chosen ones would fill the table
+        order = jnp.argsort(jax.random.uniform(visits, labels.shape))  # or the chosen ones would fill the table
         table = prototypical.add(h[order], labels[order], *table, sigma=self.sigma, alpha=self.alpha, mask=mask[order])
         names = ("prototypes", "classes", "valid")
         return {"head": {**params, **{k: v.astype(jnp.float32) for k, v in zip(names, table, strict=True)}}}
@@ -76,11 +77,10 @@ class ProtoRm:
 
         def loss(p: Params) -> Array:
             own = p["head"]
-            classes, valid = own["classes"], own["valid"] > 0.5
             h = head.embed(own, jnp.concatenate([batch.chosen, batch.rejected]))
-            log_a = prototypical.assign(h, own["prototypes"], valid, self.gamma)
-            pulled = prototypical.assignment_loss(log_a, classes, labels, mask)
-            apart = prototypical.diversity(own["prototypes"], classes, valid)
+            log_a = heads.log_assignments(h, own["prototypes"], own["valid"], own["gamma"])
+            pulled = prototypical.assignment_loss(log_a, own["classes"], labels, mask)
+            apart = prototypical.diversity(own["prototypes"], own["classes"], own["valid"] > 0.5)
             ranked = pair_loss(head, p, batch.chosen, batch.rejected, batch)
             return ranked + value * pulled + self.diversity * apart + penalty(p)
 

@@ -162,9 +162,25 @@ def assignments(
     gamma: float | Float[Array, ""],
 ) -> Float[Array, "*b k"]:
     """softmax_k(-gamma |z - p_k|^2) over the valid prototypes of all classes; zeros where there is none."""
-    there, gamma = jax.lax.stop_gradient(valid) > 0.5, jax.lax.stop_gradient(gamma)
-    logits = jnp.where(there, -gamma * squared_distances(z, prototypes), MASKED)
+    there, logits = _nearness(z, prototypes, valid, gamma)
     return jnp.where(there, jax.nn.softmax(logits, axis=-1), 0.0)
+
+
+def log_assignments(
+    z: Float[Array, "*b d"],
+    prototypes: Float[Array, "k d"],
+    valid: Float[Array, " k"],
+    gamma: float | Float[Array, ""],
+) -> Float[Array, "*b k"]:
+    """The logarithm of `assignments`, with no loss of digits where one is tiny; -inf for those that are not valid."""
+    there, logits = _nearness(z, prototypes, valid, gamma)
+    return jnp.where(there, jax.nn.log_softmax(logits, axis=-1), -jnp.inf)
+
+
+def _nearness(z: Array, prototypes: Array, valid: Array, gamma: float | Array) -> tuple[Array, Array]:
+    """Which prototypes are valid, and logits; no gradient for either `valid` or `gamma`."""
+    there, gamma = jax.lax.stop_gradient(valid) > 0.5, jax.lax.stop_gradient(gamma)
+    return there, jnp.where(there, -gamma * squared_distances(z, prototypes), MASKED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Proto-RM's losses (arXiv:2406.06606): features are pulled towards prototypes of good and of bad answers.
 
-    a_k  =  softmax_k(-gamma ||h - p_k||^2)  over the valid prototypes of all classes
-    h^   =  sum_k a_k p_k,     reward = head((1 - w) h + w h^)
+    a    =  `models.heads.log_assignments` of h, the embedding of `models.heads.Prototypes`, which serves the reward
     loss =  Bradley-Terry + lambda_p mean(-log sum_{k: c_k = label} a_k) + lambda_d diversity
 
 Where this departs from the public code, and why: the code assigns a training answer to prototypes of its *true* class
@@ -22,37 +21,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rmjax.models.heads import squared_distances
+
 REJECTED, CHOSEN = 0, 1  # classes, as in `models.heads.Prototypes`
-
-
-def squared_distances(h: Float[Array, "*b d"], prototypes: Float[Array, "K d"]) -> Float[Array, "*b K"]:
-    """||h - p_k||^2, not below 0."""
-    cross = h @ prototypes.T
-    return jnp.maximum(jnp.sum(h * h, -1, keepdims=True) + jnp.sum(prototypes * prototypes, -1) - 2.0 * cross, 0.0)
-
-
-def assign(
-    h: Float[Array, "*b d"], prototypes: Float[Array, "K d"], valid: Bool[Array, " K"], gamma: float | Array = 1.0
-) -> Float[Array, "*b K"]:
-    """log a: log-softmax over the valid prototypes; -inf for the others."""
-    return jax.nn.log_softmax(jnp.where(valid, -gamma * squared_distances(h, prototypes), -jnp.inf), axis=-1)
-
-
-def reconstruct(
-    h: Float[Array, "*b d"],
-    prototypes: Float[Array, "K d"],
-    valid: Bool[Array, " K"],
-    *,
-    gamma: float | Array = 1.0,
-    mix: float | Array = 0.5,
-) -> Float[Array, "*b d"]:
-    """(1 - w) h + w sum_k a_k p_k, w being `mix`: what the reward head sees."""
-    return (1.0 - mix) * h + mix * jnp.exp(assign(h, prototypes, valid, gamma)) @ prototypes
-
-
-def ramp(step: int | Array, *, most: float = 0.5, rate: float = 8e-4) -> Array:
-    """The public code's w at a training step: min(0.5, exp(-8e-4 step)); it fades the prototypes out."""
-    return jnp.minimum(most, jnp.exp(-rate * jnp.asarray(step, jnp.float32)))
 
 
 def assignment_loss(

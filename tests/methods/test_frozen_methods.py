@@ -14,6 +14,7 @@ from rmjax.methods.proto_rm import ProtoRm
 from rmjax.methods.secrets import MetaRm, Projection, SimCse, Swav
 from rmjax.models import heads
 from rmjax.records import Message, Preference
+from rmjax.training.frozen import nonlinear
 from rmjax.training.frozen.nonlinear import Batch, Schedule
 from rmjax.training.frozen.treatments import Flip, Margin, Smooth
 
@@ -50,12 +51,12 @@ def begun(method):
     return head, method.start(head, head.init(jax.random.key(0)), weight, batch(), jax.random.key(1)), weight
 
 
-def test_every_method_tries_as_many_settings():
+def test_at_the_defaults_every_method_tries_as_many_settings():
     how = Frozen()
-    for method in METHODS:
-        assert len(method.grid) * len(how.schedule.penalties) == how.settings
-    for treatment in (Flip(), Smooth(), Margin()):
-        assert len(treatment.grid) * len(how.penalties) == how.settings
+    assert {how.settings(m) for m in (None, *METHODS, Flip(), Smooth(), Margin())} == {12}
+    assert [HOW.settings(m) for m in (None, Flip(), MetaRm())] == [4, 4, 12]
+    base = bench().baseline(3, range(2))
+    assert max(bench().auxiliary(3, range(2), MetaRm(), base).chosen) < 12
 
 
 @pytest.mark.parametrize("method", METHODS[:-1], ids=lambda m: type(m).__name__)
@@ -115,6 +116,33 @@ def test_methods_go_on_from_the_baseline(method):
     np.testing.assert_array_equal(fitted.differences, again.differences)
 
 
+@pytest.mark.parametrize("method", METHODS[3:], ids=lambda m: type(m).__name__)
+def test_a_fold_has_no_part_in_the_heads_that_leave_it_out(method):
+    """Its pairs change places, features and labels: what fit k says of them changes places and sign, no more."""
+    found = bench()
+    runs = found.runs(24, range(1), whole=True)
+    start = np.random.default_rng(5).normal(size=(1, 3, 5)).astype(np.float32)
+    own = runs.index[0, :24][runs.fold[0, :24] == 1]
+    x = found.x.copy()
+    x[:, own] = x[:, np.roll(own, 1), ::-1]
+
+    def held(x):
+        one = np.ones(1)
+        fixed = {"form": np.zeros(1, int), "start": start, "penalty": 0.1 * one, "folds": 2, "columns": found.columns}
+        return nonlinear.fit(x, found.evaluation, runs, method, HOW.schedule, **fixed)[0][0, :, :24]
+
+    before, after = held(found.x), held(x)
+    there = runs.fold[0, :24] == 1
+    np.testing.assert_allclose(after[:, there], -np.roll(before[:, there], 1, axis=1), rtol=1e-4, atol=1e-5)
+    assert np.abs(before[:, there]).max() > 0.1
+    assert np.abs(after[:, ~there] - before[:, ~there]).max() > 1e-3  # fit 0 trains on them
+
+
+def test_weights_and_smoothing_count_in_the_choice():
+    own = Bench(features(N, 0), features(60, 1), pairs(prob_chosen=0.5), HOW, parts=2, seed=3)
+    np.testing.assert_allclose(own.baseline(24, range(2)).held_loss, np.log(2), rtol=1e-6)  # half of each label
+
+
 def test_prototypes_decide_served_scores():
     method = METHODS[-1]
     base = bench().baseline(24, range(3))
@@ -151,6 +179,8 @@ def test_three_labels_work_and_treatments_refuse_columns_that_they_would_replace
         (lambda: Frozen(penalties=(0.0,)), "frozen.penalties"),
         (lambda: Frozen(folds=1), "frozen.folds=1"),
         (lambda: Schedule(batch=1), "schedule.batch=1"),
+        (lambda: Schedule(penalties=()), "schedule.penalties"),
+        (lambda: Schedule(penalties=(1.0, 0.0)), "schedule.penalties"),
         (lambda: ProtoRm(capacity=3), "proto_rm.capacity=3"),
         (lambda: SimCse(dropout=0.0), "simcse.dropout=0"),
         (lambda: Swav(prototypes=1), "swav.prototypes=1"),

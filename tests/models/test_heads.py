@@ -126,6 +126,20 @@ def test_distances():
     assert float(heads.squared_distances(1e3 * z, 1e3 * z).min()) >= 0
 
 
+def test_log_assignments_are_those_of_the_score_and_keep_tiny_ones():
+    z, p = jnp.asarray(x(3)), jnp.asarray(x(5, seed=1))
+    valid = jnp.asarray([1.0, 0.0, 1.0, 1.0, 0.0])
+    got = heads.log_assignments(z, p, valid, 0.3)
+    each = np.exp(-0.3 * np.sum((np.asarray(z, np.float64)[:, None] - np.asarray(p)) ** 2, -1)) * np.asarray(valid)
+    np.testing.assert_allclose(np.exp(got), each / each.sum(-1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(np.exp(got), heads.assignments(z, p, valid, 0.3), rtol=1e-5)
+    assert np.isfinite(heads.log_assignments(30 * z, 30 * p, valid, 1.0)[:, [0, 2, 3]]).all()
+    total = lambda p, valid: jnp.sum(jnp.where(valid > 0.5, heads.log_assignments(z, p, valid, 0.3), 0.0))
+    for there in (valid, jnp.zeros(5)):
+        gradient = jax.grad(total)(p, there)
+        assert np.isfinite(gradient).all() and np.any(gradient) == np.any(there) and not np.any(gradient[there < 0.5])
+
+
 def test_ensembles():
     config = Ensemble(members=4, of=Linear(), lcb=1.5)
     head = heads.split(config, F)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rmjax.models.heads import log_assignments
 from rmjax.objectives import prototypical as proto
 
 R = np.random.default_rng(0)
@@ -18,16 +19,8 @@ def assign_oracle(h, gamma):
     return np.array(weights) / sum(weights)
 
 
-def test_assignment_and_reconstruction():
-    got = np.exp(proto.assign(H, P, VALID, 0.3))
-    want = np.array([assign_oracle(h, 0.3) for h in H])
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-7)
-    mixed = [0.75 * h + 0.25 * sum(a * p for a, p in zip(w, P, strict=True)) for h, w in zip(H, want, strict=True)]
-    np.testing.assert_allclose(proto.reconstruct(H, P, VALID, gamma=0.3, mix=0.25), mixed, rtol=1e-4)
-
-
 def test_assignment_loss_is_the_loop():
-    log_a = proto.assign(H, P, VALID, 0.3)
+    log_a = log_assignments(H, P, VALID, 0.3)
     each = [-np.log(sum(assign_oracle(h, 0.3)[c == CLASSES])) for h, c in zip(H, LABELS, strict=True)]
     np.testing.assert_allclose(proto.assignment_loss(log_a, CLASSES, LABELS), np.mean(each), rtol=1e-4)
     mask = np.arange(7) < 3
@@ -36,7 +29,7 @@ def test_assignment_loss_is_the_loop():
 
 def test_a_class_without_prototypes_counts_nothing():
     only = np.array([True, True, True, False, False, False])
-    loss = lambda p: proto.assignment_loss(proto.assign(H, p, only), CLASSES, LABELS)
+    loss = lambda p: proto.assignment_loss(log_assignments(H, p, only, 1.0), CLASSES, LABELS)
     np.testing.assert_allclose(loss(P), 0.0, atol=1e-6)  # class 0 holds all the mass
     assert np.isfinite(jax.grad(loss)(jnp.asarray(P))).all()
 
@@ -63,13 +56,6 @@ def test_diversity_has_a_finite_gradient_where_prototypes_coincide():
 @pytest.mark.parametrize(("rho", "want"), [(0.0, 23.0259), (0.1, 32.9272), (1.0, 114.1866)])
 def test_threshold(rho, want):
     np.testing.assert_allclose(proto.threshold(rho, 100), want, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("step", "want"), [(0, 0.5), (866, 0.5), (867, 0.499774), (1000, 0.449329), (2000, 0.201897), (5000, 0.018316)]
-)
-def test_ramp(step, want):
-    np.testing.assert_allclose(proto.ramp(step), want, rtol=1e-4)
 
 
 def add_oracle(h, labels, prototypes, classes, valid, sigma, alpha):
@@ -121,9 +107,8 @@ def test_kmeans_pp_takes_answers_of_the_class_apart_from_each_other():
 
 def test_every_part_gets_a_gradient():
     def loss(h, p):
-        log_a = proto.assign(h, p, jnp.asarray(VALID), 0.2)
-        reward = proto.reconstruct(h, p, jnp.asarray(VALID), gamma=0.2).sum()
-        return reward + proto.assignment_loss(log_a, CLASSES, LABELS) + proto.diversity(p, CLASSES, jnp.asarray(VALID))
+        log_a = log_assignments(h, p, jnp.asarray(VALID), 0.2)
+        return proto.assignment_loss(log_a, CLASSES, LABELS) + proto.diversity(p, CLASSES, jnp.asarray(VALID))
 
     for gradient in jax.grad(loss, (0, 1))(jnp.asarray(H, jnp.float32), jnp.asarray(P, jnp.float32)):
         assert np.isfinite(gradient).all()

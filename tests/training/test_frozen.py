@@ -39,15 +39,6 @@ def test_coordinates_know_no_label():
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_a_folded_head_gives_the_same_differences():
-    x, weight = features(), R.normal(size=5).astype(np.float32)
-    basis = Basis.fit(x, axes=5)
-    want = (basis(x.chosen) - basis(x.rejected)) @ weight
-    np.testing.assert_allclose((x.chosen - x.rejected) @ basis.fold(weight), want, rtol=1e-3, atol=1e-5)
-    with pytest.raises(UserError, match="forms"):
-        Basis.fit(x, axes=5, parts=2).fold(weight)
-
-
 def test_unit_parts():
     out = normalised(features().chosen, 2).reshape(40, 2, 3)
     np.testing.assert_allclose(np.linalg.norm(out, axis=-1), 1, rtol=1e-5)
@@ -92,6 +83,9 @@ def test_draws_are_nested_and_folds_keep_prompts_together():
         np.testing.assert_array_equal(a[:8], b[:8])
         assert len(set(b[:20].tolist())) == 20
     assert many.there.sum(1).tolist() == [20] * 3
+    for index, first in zip(many.index, many.first, strict=True):
+        assert first[:20].tolist() == [groups[index].tolist().index(g) for g in groups[index[:20]]]
+        assert first[20:].tolist() == list(range(20, 25))
     for index, fold in zip(many.index[:, :20], many.fold[:, :20], strict=True):
         for prompt in set(groups[index]):
             assert len(set(fold[groups[index] == prompt])) == 1
@@ -135,9 +129,20 @@ def test_treatments_make_columns():
 
 def test_every_pair_is_left_out_once_a_repeat():
     there = jnp.arange(16) < 11
-    unseen = treatments.parts_of(jax.random.key(0), there, repeats=2, parts=5).reshape(2, 5, 16)
+    unseen = treatments.parts_of(jax.random.key(0), there, jnp.arange(16), repeats=2, parts=5).reshape(2, 5, 16)
     np.testing.assert_array_equal(unseen.sum(1)[:, :11], 1)
     assert set(unseen[:, :, :11].sum(2).ravel().tolist()) == {2, 3}
+
+
+def test_pairs_of_one_prompt_are_left_out_together():
+    first = jnp.array([0, 1, 0, 3, 1, 0, 6, 3, 8, 9])  # the last is not there
+    there = jnp.arange(10) < 9
+    unseen = np.asarray(treatments.parts_of(jax.random.key(1), there, first, repeats=3, parts=5))
+    assert unseen.shape == (15, 10)
+    for pair, owner in enumerate(first[:9].tolist()):
+        np.testing.assert_array_equal(unseen[:, pair], unseen[:, owner])
+    np.testing.assert_array_equal(unseen.reshape(3, 5, 10).sum(1)[:, :9], 1)
+    assert unseen[:, [0, 1, 3, 6, 8]].sum(1).tolist() == [1] * 15  # five prompts, five parts: each its own
 
 
 def test_strength_finds_flipped_labels():
@@ -167,9 +172,37 @@ def test_selection_ignores_scale_and_takes_the_larger_penalty_of_equals():
     held = R.normal(size=(2, 3, 50)) + 0.5
     there = np.ones((2, 50), bool)
     there[:, 40:] = False
-    loss = selection.calibrated_loss(held, there)
-    np.testing.assert_allclose(selection.calibrated_loss(7 * held, there), loss, rtol=1e-9)
+    loss = plain_loss(held, there)
+    np.testing.assert_allclose(plain_loss(7 * held, there), loss, rtol=1e-9)
     held[:, :, 40:] = 1e9
-    np.testing.assert_allclose(selection.calibrated_loss(held, there), loss, rtol=1e-9)
-    np.testing.assert_allclose(selection.calibrated_loss(-np.ones((1, 1, 5)), np.ones((1, 5), bool)), np.log(2))
-    assert selection.best(np.array([[0.5, 0.5, 0.6], [0.7, 0.6, 0.8]])).tolist() == [1, 1]
+    np.testing.assert_allclose(plain_loss(held, there), loss, rtol=1e-9)
+    np.testing.assert_allclose(plain_loss(-np.ones((1, 1, 5)), np.ones((1, 5), bool)), np.log(2))
+    assert selection.best(np.array([[0.5, 0.5, 0.6], [0.7, 0.6, 0.8]]), method="m").tolist() == [1, 1]
+
+
+def plain_loss(held, there):
+    return selection.calibrated_loss(held, there, weight=np.ones(there.shape), smooth=np.zeros(there.shape))
+
+
+def test_selection_weighs_and_smooths_as_training_does():
+    """A pair of weight 2 is there twice, of weight 0 not at all; smoothing mixes in the turned label."""
+    held, there = R.normal(size=(1, 3, 20)) + 0.5, np.ones((1, 20), bool)
+    weight, smooth = R.integers(0, 3, (1, 20)), np.zeros((1, 20))
+    twice = np.repeat(held, weight[0], axis=2)
+    want = plain_loss(twice, np.ones((1, twice.shape[2]), bool))
+    np.testing.assert_allclose(selection.calibrated_loss(held, there, weight=weight, smooth=smooth), want, rtol=1e-9)
+    ones, turned = np.ones((1, 20)), np.where(np.arange(20) < 6, 1.0, 0.0)[None]
+    flipped = plain_loss(np.where(turned[:, None] > 0, -held, held), there)
+    np.testing.assert_allclose(selection.calibrated_loss(held, there, weight=ones, smooth=turned), flipped, rtol=1e-9)
+    both = np.concatenate([held, -held], axis=2)
+    shares = np.repeat([[0.8, 0.2]], 20, axis=1)  # of the label as given, of the turned one
+    want = selection.calibrated_loss(both, np.ones((1, 40), bool), weight=shares, smooth=np.zeros((1, 40)))
+    got = selection.calibrated_loss(held, there, weight=ones, smooth=np.full((1, 20), 0.2))
+    np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+def test_a_loss_that_is_nan_is_never_chosen():
+    nan = float("nan")
+    assert selection.best(np.array([[0.5, 0.4, nan], [nan, 0.6, 0.8]]), method="m").tolist() == [1, 1]
+    with pytest.raises(UserError, match=r"^method metarm: in 1 of 2 runs no setting has finite held-out scores"):
+        selection.best(np.array([[0.5, nan], [nan, nan]]), method="metarm")

@@ -1,4 +1,4 @@
-"""The coordinates in which heads on frozen features are trained: a fixed linear map that is folded into the head.
+"""The coordinates in which heads on frozen features are trained: a fixed linear map.
 
     z = M' (u(x) - shift)        u: nothing, or each pooled part divided by its norm ("unit")
 
@@ -64,19 +64,6 @@ class Basis:
     def __call__(self, x: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n d"]:
         """Training coordinates, float32."""
         return (normalised(x, self.parts) - self.shift) @ self.matrix
-
-    def fold(self, weight: Float[np.ndarray, " d"]) -> Float[np.ndarray, " f"]:
-        """The weight of a linear head on the features themselves; rewards move by a constant, differences do not.
-
-        Raises:
-            UserError: the basis divides parts by their norms, which no linear head does.
-        """
-        if self.parts:
-            raise UserError(
-                "this head reads pooled features of unit length, which a linear head on the model does not: train it "
-                "with forms=('standard',)"
-            )
-        return self.matrix @ weight
 
 
 def normalised(x: Float[np.ndarray, "n f"], parts: int) -> Float[np.ndarray, "n f"]:

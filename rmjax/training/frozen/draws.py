@@ -23,6 +23,7 @@ class Runs:
     index: Int[np.ndarray, "r n"]  # into the pool; what is not there repeats pair 0
     there: Bool[np.ndarray, "r n"]
     fold: Int[np.ndarray, "r n"]
+    first: Int[np.ndarray, "r n"]  # the place in the run of the first pair of the same prompt
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,13 +49,15 @@ def runs(groups: Sequence[int], labels: int, draws: Sequence[int], *, folds: int
         raise UserError(f"labels={labels}: there are {len(groups)} training pairs; give counts from 1 to that")
     groups, size = np.asarray(groups), max(padded, labels)
     index, fold = np.zeros((len(draws), size), np.int32), np.zeros((len(draws), size), np.int32)
+    first = np.tile(np.arange(size, dtype=np.int32), (len(draws), 1))
     for row, number in enumerate(draws):
         index[row, :labels] = draw(len(groups), seed=seed, number=number)[:labels]
-        _, owner = np.unique(groups[index[row, :labels]], return_inverse=True)
+        _, place, owner = np.unique(groups[index[row, :labels]], return_index=True, return_inverse=True)
+        first[row, :labels] = place[owner]
         order = np.random.default_rng([seed, number, labels]).permutation(owner.max() + 1)
         fold[row, :labels] = order[owner] % folds
     there = np.broadcast_to(np.arange(size) < labels, index.shape)
-    return Runs((labels,) * len(draws), tuple(draws), index, there, fold)
+    return Runs((labels,) * len(draws), tuple(draws), index, there, fold, first)
 
 
 def bucket(labels: int, most: int) -> int:

@@ -1,8 +1,9 @@
 """Linear heads of many runs in one program: folds, penalties and treatments vmapped, runs one after the other.
 
 For each run: a head for every (setting, fold), trained without that fold, scores the fold; and a head for every setting
-is trained on all of the run's labels. With a treatment, strengths come from the pairs that a head is trained on alone,
-so a held-out fold has no part in its own columns.
+is trained on all of the run's labels. With a treatment, strengths come from heads on the pairs that a head is trained
+on alone, so no score or label of a held-out fold enters the columns of the heads that are tested on it; the one thing
+that does is the penalty of those strength heads, the baseline's, which was chosen on all folds.
 
 Dimensions: r runs, n pairs of a run (padded), d coordinates, k folds, s settings, m heads of an ensemble.
 """
@@ -51,6 +52,7 @@ def fit(
         runs.index,
         runs.there,
         runs.fold,
+        runs.first,
         np.asarray(form),
         strengths.astype(np.float32),
         np.asarray(runs.draws),
@@ -66,7 +68,7 @@ def _program(penalties: tuple[float, ...], folds: int, treatment: Treatment | No
     @jax.jit
     def run_all(x, weight, margin, smooth, per_run, key):
         def run(args):
-            index, there, fold, form, strength_l2, draw = args
+            index, there, fold, first, form, strength_l2, draw = args
             pairs = x[form, index]
             # Row k trains without fold k; the last one on everything.
             seen = there & jnp.concatenate([fold != jnp.arange(folds)[:, None], jnp.ones((1, len(index)), bool)])
@@ -74,7 +76,7 @@ def _program(penalties: tuple[float, ...], folds: int, treatment: Treatment | No
             if treatment is None:
                 made = tuple(jnp.broadcast_to(c[index], (1, *weights.shape)) for c in (margin, smooth))
             else:
-                made = treat(pairs, weights, seen, strength_l2, jax.random.fold_in(key, draw))
+                made = treat(pairs, weights, seen, first, strength_l2, jax.random.fold_in(key, draw))
             w = heads(pairs, weights, *made)  # [s, k + 1, d]
             scores = w @ pairs.T
             held = jnp.sum(jnp.where(fold == jnp.arange(folds)[:, None], scores[:, :-1], 0.0), axis=1)
@@ -89,9 +91,9 @@ def _program(penalties: tuple[float, ...], folds: int, treatment: Treatment | No
             w = solve(pairs, flat(weights), flat(margins[:, None]), flat(smooths[:, None]), tuned)
             return w.reshape(grid * len(penalties), rows, -1)
 
-        def treat(pairs, weights, seen, strength_l2, key):
+        def treat(pairs, weights, seen, first, strength_l2, key):
             def strength(weight, there, key) -> Float[Array, " n"]:
-                unseen = parts_of(key, there, repeats=REPEATS, parts=PARTS)
+                unseen = parts_of(key, there, first, repeats=REPEATS, parts=PARTS)
                 zero = jnp.zeros_like(unseen)
                 w = solve(pairs, weight * (1.0 - unseen), zero, zero, jnp.broadcast_to(strength_l2, unseen.shape[:1]))
                 return jnp.sum(unseen * (w @ pairs.T), axis=0) / REPEATS

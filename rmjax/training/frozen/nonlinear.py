@@ -1,8 +1,10 @@
 """Heads with a loss beside Bradley-Terry's, trained on minibatches: settings, folds and runs in one program.
 
-Every head starts at the tuned Bradley-Terry head of its own run and fold, for which the penalised pairwise loss has no
-gradient left. So what is compared with that baseline is what the method's own loss does to it, and not one optimiser
-with another: trained from a random start on a few hundred pairs, all of these heads lose to the convex solution.
+Every head's linear part starts at the tuned Bradley-Terry head of its own run and fold, for which the penalised
+pairwise loss has no gradient left. So what is compared with that baseline is what the method's own loss does to it, and
+not one optimiser with another: trained from a random start on a few hundred pairs, all of these heads lose to the
+convex solution. Proto-RM alone does not start at the baseline's scores: its prototypes have a share in them from the
+first step on.
 
 Within a run all heads (one for each setting and fold, and one for each setting on all labels) see the same minibatches,
 so that the gathered features are shared and settings differ by nothing but themselves; a fold's pairs weigh nothing in
@@ -26,6 +28,7 @@ import optax
 from jaxtyping import Array, Float
 
 from rmjax.bounds import require
+from rmjax.errors import UserError
 from rmjax.models import heads
 from rmjax.objectives.pairwise import sigmoid_loss
 from rmjax.training.frozen.draws import Runs
@@ -86,6 +89,8 @@ class Schedule:
         require("schedule.", self, "hidden", "steps", least=1)
         require("schedule.", self, "batch", least=2)
         require("schedule.", self, "learning_rate", above=0)
+        if not self.penalties or not all(0 < p < np.inf for p in self.penalties):
+            raise UserError(f"schedule.penalties={self.penalties}: give at least one number, all above 0")
 
 
 def pair_loss(head: heads.Head, params: Params, chosen: Array, rejected: Array, batch: Batch) -> Float[Array, ""]:

@@ -1,9 +1,9 @@
 """Preference strength inside a labelled subset: what an ensemble of heads makes of each label becomes its columns.
 
 arXiv:2401.06080, section 2; the same edits of records, for files, are in `rmjax.refine.treatments`. The mean strength
-mu_i of pair i is over heads that did not see i: the subset is cut into parts `repeats` times, and each part is scored
-by a head of the others. (The paper's models score their own training pairs; with a few hundred labels they have fitted
-the wrong ones too.) A treatment turns mu into margin and smoothing columns:
+mu_i of pair i is over heads that saw no pair of i's prompt: the prompts of the subset are cut into parts `repeats`
+times, and each part is scored by a head of the others. (The paper's models score their own training pairs; with a few
+hundred labels they have fitted the wrong ones too.) A treatment turns mu into margin and smoothing columns:
 
     flip       the lowest `share` of labels, as far as mu < 0, is turned around: smoothing 1
     smoothing  labels with mu < 0 get smoothing a
@@ -19,7 +19,7 @@ import typing
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 LOW, HIGH = -3.0, 6.0
 
@@ -67,8 +67,17 @@ class Margin:
         return jnp.where(there, jnp.clip(value * mean, LOW, HIGH), 0.0), jnp.zeros_like(mean)
 
 
-def parts_of(key: Array, there: Bool[Array, " n"], *, repeats: int, parts: int) -> Float[Array, "m n"]:
-    """Which pairs each of repeats x parts heads does not see, as 0 and 1; every pair is left out `repeats` times."""
+def parts_of(
+    key: Array, there: Bool[Array, " n"], first: Int[Array, " n"], *, repeats: int, parts: int
+) -> Float[Array, "m n"]:
+    """Which pairs each of repeats x parts heads does not see, as 0 and 1; every pair is left out `repeats` times.
+
+    Args:
+        first: the first pair of each pair's prompt: pairs of one prompt, which are all there or none, are left out
+            together.
+    """
     draw = jax.random.uniform(key, (repeats, there.shape[0]))
-    part = jnp.argsort(jnp.argsort(jnp.where(there, draw, jnp.inf), axis=1), axis=1) % parts
+    prompts = there & (first == jnp.arange(there.shape[0]))
+    rank = jnp.argsort(jnp.argsort(jnp.where(prompts, draw, jnp.inf), axis=1), axis=1)
+    part = (rank % parts)[:, first]
     return (part[:, None, :] == jnp.arange(parts)[:, None]).reshape(repeats * parts, -1).astype(jnp.float32)
