@@ -1,6 +1,7 @@
 """The sampler against the full forward pass, and against itself in other batches."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ def forward(model, params, ids) -> np.ndarray:
     return np.asarray(_forward(model)(params, row, at, group, np.zeros_like(row)))[0, : len(ids)]
 
 
+@functools.cache
 def _forward(model):
     @jax.jit
     def run(params, tokens, positions, group, branch):
