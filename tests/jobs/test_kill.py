@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,7 +19,13 @@ from rmjax.records import Judgment
 from rmjax.training.checkpoint import Checkpoints
 
 STAGES = ("sft", "sample-1", "refine-1", "mdpo-1", "evaluate", "export")
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}  # as in this process
+COMPILED = tempfile.TemporaryDirectory()  # a run and its continuation compile the same programs: once is enough
+ENVIRONMENT = {
+    **os.environ,
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=1",  # as in this process
+    "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+}
 SAME = (
     "sample-1/judgments.jsonl",
     "refine-1/groups.jsonl",
