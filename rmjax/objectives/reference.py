@@ -57,16 +57,24 @@ def packed_scores(
     empty = packing.empty(shape)
     out: list[np.ndarray] = [np.empty(0, np.float32)] * len(groups)
     with Meter(name, len(groups), "items", quiet=jax.process_index() > 0) as meter:
-        for start in range(0, len(packed.rows), batch):
-            members = packed.members[start : start + batch]
-            rows = packing.stack(packed.rows[start : start + batch] + [empty] * (batch - len(members)))
-            values = np.asarray(_program(model, score)(params, rows))
-            for line, keys in zip(values, members, strict=False):
+
+        def take(values: jax.Array, members: list[list[int]], tokens: int) -> None:
+            for line, keys in zip(np.asarray(values), members, strict=False):
                 first = 0
                 for k in keys:
                     out[k] = line[first : first + counts[k]]
                     first += counts[k]
-            meter.update(sum(map(len, members)), int(np.count_nonzero(rows.group >= 0)))
+            meter.update(sum(map(len, members)), tokens)
+
+        under_way = None  # read one batch late, while the next is computed
+        for start in range(0, len(packed.rows), batch):
+            members = packed.members[start : start + batch]
+            rows = packing.stack(packed.rows[start : start + batch] + [empty] * (batch - len(members)))
+            values = _program(model, score)(params, rows)
+            if under_way is not None:
+                take(*under_way)
+            under_way = values, members, int(np.count_nonzero(rows.group >= 0))
+        take(*under_way)
     return out
 
 
