@@ -153,7 +153,10 @@ class GfriendJob:
     def refine_stage(
         self, policy: Path, train: Sequence[Preference], number: int, work: Workdir, folder: Path
     ) -> Mapping[str, Any]:
+        # Hints asked for after the sampling make prompts longer, so that a pair that was judged may be dropped by now.
+        left = {p.id for p in train}
         judgments = jsonl.read(work / f"sample-{number}" / "judgments.jsonl", Judgment)
+        judgments = [j for j in judgments if j.item in left]
         judge = self.judge(policy)
         seed = round_seed(self.seed, number)
         refined = gfriend.refine(judge, train, judgments, self.method, seed=seed, folder=folder)
