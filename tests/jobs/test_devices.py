@@ -45,7 +45,7 @@ def test_a_shape_that_does_not_fit_is_refused(devices, said):
 
 
 def test_the_job_on_four_devices_is_the_job_on_one(flags, finished, tmp_path):
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}
     command = [sys.executable, "-m", "rmjax.launch", "gfriend", *flags, "--workdir", str(tmp_path / "w")]
     run = subprocess.run(command, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]

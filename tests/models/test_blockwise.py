@@ -134,7 +134,7 @@ for shape in ((2, 2, 2), (8, 1, 1)):
 
 
 def test_same_on_a_mesh():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     here = os.path.dirname(__file__)
     path = os.pathsep.join([here, os.path.dirname(os.path.dirname(here)), os.environ.get("PYTHONPATH", "")])
     subprocess.run([sys.executable, "-c", MESH], check=True, env={**os.environ, **flags, "PYTHONPATH": path})

@@ -85,7 +85,7 @@ def test_a_mesh_that_does_not_divide_the_model_is_refused(tmp_path: Path, shape:
 
 
 def test_eight_devices_are_one(tmp_path: Path):
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "m")], env=env, capture_output=True, text=True, timeout=300
     )

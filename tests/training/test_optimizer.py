@@ -160,5 +160,5 @@ def test_step_is_the_same_on_every_mesh():
     """Losses, parameters and where every leaf of the state lies, on 8 virtual devices."""
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    flags = {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", MESH], check=True, env={**os.environ, **flags})

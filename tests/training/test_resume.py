@@ -223,7 +223,7 @@ def test_left_over_pieces_of_a_killed_save_are_removed(tmp_path, monkeypatch, un
 
 MESH_RUN = """
 import os, signal, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 import jax
 from pathlib import Path
 from small_training import train
