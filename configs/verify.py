@@ -1,4 +1,4 @@
-"""Check a model's scores: batch size, padding, order, sharing, export; recorded against teacher-forced numbers."""
+"""Check a model's scores: batch size, padding, order, sharing, export; sampled against teacher-forced numbers."""
 
 from rmjax.jobs.verify import VerifyJob
 

@@ -6,10 +6,10 @@ open, and the oldest one is closed when another is needed.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from rmjax.data.limits import Overlong, limit
@@ -193,5 +193,4 @@ def assemble(groups: Sequence[Group], shape: RowShape, *, share: bool = True) ->
 
 def stack(rows: Sequence[Rows]) -> Rows:
     """Rows without a batch axis -> one batch [b, ...]."""
-    fields = [f.name for f in dataclasses.fields(Rows)]
-    return Rows(**{name: np.stack([getattr(row, name) for row in rows]) for name in fields})
+    return jax.tree.map(lambda *fields: np.stack(fields), *rows)

@@ -16,7 +16,7 @@ import numpy as np
 from rmjax.data.limits import limit
 from rmjax.data.loads import load
 from rmjax.data.packing import WINDOW, FirstFit, assemble, empty, stack
-from rmjax.data.rows import Group, Rows, RowShape
+from rmjax.data.rows import Group, Rows, RowShape, TwoRows
 from rmjax.errors import UserError
 
 
@@ -182,3 +182,27 @@ class Batches(grain.DatasetIterator[Rows]):
         self._packer = FirstFit(self.shape, window=self._window)
         size = lambda key: load(self._waiting[key], share=self._share)
         self._packer.reopen([[(key, size(key)) for key in row] for row in state["open"]])
+
+
+class Together(grain.DatasetIterator[TwoRows]):
+    """Two streams of batches, one of each an update; as many as the first one has."""
+
+    def __init__(self, labelled: Batches, unlabelled: Batches):
+        super().__init__()
+        self.total = labelled.total
+        self._parts = {"labelled": labelled, "unlabelled": unlabelled}
+
+    def __iter__(self) -> Iterator[TwoRows]:
+        return self
+
+    def __next__(self) -> TwoRows:
+        return TwoRows(**{name: next(part) for name, part in self._parts.items()})
+
+    def get_state(self) -> dict[str, Any]:
+        """Both states."""
+        return {name: part.get_state() for name, part in self._parts.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues both. Raises UserError where either was another."""
+        for name, part in self._parts.items():
+            part.set_state(state[name])

@@ -71,6 +71,7 @@ def scored(fields: Fields) -> Iterator[Preference]:
     """Answers with a score each, prompt explicit or implicit (UltraFeedback-binarized, RLHFlow, argilla).
 
     margin = the chosen answer's score minus the rejected one's, in the scale of the data; none where both are absent.
+    Equal scores tie: which answer is called chosen means nothing then.
     """
     margin = None
     for names in SCORES:
@@ -86,7 +87,7 @@ def scored(fields: Fields) -> Iterator[Preference]:
         if fields.has("prompt") and not _same_prompt(talk.prompt(fields, "prompt"), parts[0]):
             fields.fail("prompt", "is not the prompt of the conversations in 'chosen' and 'rejected'")
     fields.take("messages")  # UltraFeedback-binarized repeats the chosen conversation there
-    yield preference(fields, *parts, margin=margin)
+    yield preference(fields, *parts, margin=margin, tie=True if margin == 0 else None)
 
 
 def _same_prompt(given: Messages, turns: Messages) -> bool:

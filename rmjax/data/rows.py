@@ -69,3 +69,13 @@ class Rows:
     weight: Leaf  # [b, p] float32
     margin: Leaf  # [b, p] float32
     smooth: Leaf  # [b, p] float32
+    dropout: Leaf = None  # `models.layers.Dropout` with a stream a row, put there by a training step; None: no dropout
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TwoRows:
+    """The batch of an objective that wants unlabelled answers with every update."""
+
+    labelled: Rows
+    unlabelled: Rows  # pairs: every two answers of a prompt, in no order of worth

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -15,16 +16,15 @@ from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
-from rmjax import jsonl
 from rmjax.evaluation import report
 from rmjax.evaluation.figures import MUTED, RIGHT, draw
 from rmjax.evaluation.pairwise import Accuracy, Comparison
-from rmjax.evaluation.sections import ReportData
+from rmjax.evaluation.sections import Panel, ReportData
 from rmjax.evaluation.summary import Group, groups
 from rmjax.evaluation.tables import p_text
 from rmjax.statistics import Interval
 
-Point = tuple[str, int]  # method, labels
+Point = tuple[str, int]  # method (or first - second), labels (or round)
 
 NOTE = (
     "Each panel is one method (blue) and the tuned Bradley-Terry head (grey) on the same label draws; the bands are "
@@ -43,29 +43,38 @@ def write(path: Path, data: ReportData, *, baseline: str) -> None:
 
     The p-values of `data.comparisons` are those of `holm`, and the page says so.
     """
-    section = Markup(
-        '<section id="curves">\n<h2>Accuracy against the number of labels</h2>\n'
-        '<p class="note"><b>How to read this.</b> {}</p>\n<div>{}</div>\n</section>\n\n'
-    )
     note = f"{NOTE} {CORRECTED.format(len(data.comparisons))}" if data.comparisons else NOTE
-    page, mark = report.render(data), '<section id="accuracy">'
-    if page.count(mark) != 1:
-        raise ValueError(f"the report has {page.count(mark)} places {mark!r} to put the curves before, not 1")
-    page = page.replace(mark, section.format(note, figure(groups(data.rows), baseline=baseline)) + Markup(mark))
-    with jsonl.writing(path), jsonl.replacing(path) as file:
-        file.write(page.encode("utf-8", "xmlcharrefreplace"))
+    found = groups(data.rows)
+    lines: dict[str, list[Dot]] = {}
+    for g in found:
+        lines.setdefault(g.method, []).append(Dot(g.labels, g.accuracy, g.low, g.high))
+    title = "Accuracy against the number of labels"
+    body = figure(lines, baseline=baseline, across="labelled pairs", label=f"{title}, by method", log=True)
+    panel = Panel(id="curves", title=title, note=note, body=body)
+    report.write(path, dataclasses.replace(data, panels=(panel, *data.panels)))
 
 
-def figure(found: Sequence[Group], *, baseline: str) -> Markup:
-    """Small multiples on shared axes.
+class Dot(NamedTuple):
+    """A point of a curve with its interval."""
+
+    x: int
+    value: float
+    low: float
+    high: float
+
+
+def figure(lines: Mapping[str, Sequence[Dot]], *, baseline: str, across: str, label: str, log: bool = False) -> Markup:
+    """Accuracies as small multiples on shared axes, a panel a method, the baseline in each.
 
     Args:
-        found: methods at numbers of labels; the baseline among them.
-        baseline: its name.
+        lines: method -> its points.
+        baseline: the name of the one that is in every panel.
+        across: what x is.
+        label: what a screen reader says.
+        log: whether x is logarithmic.
     """
-    methods = list(dict.fromkeys(g.method for g in found))
-    others = [m for m in methods if m != baseline] or [baseline]
-    line = lambda method: sorted((g for g in found if g.method == method), key=lambda g: g.labels)
+    ordered = {m: sorted(dots) for m, dots in lines.items()}
+    others = [m for m in ordered if m != baseline] or [baseline]
     columns = min(3, len(others))
     rows = -(-len(others) // columns)
 
@@ -73,12 +82,12 @@ def figure(found: Sequence[Group], *, baseline: str) -> Markup:
         panels = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for ax, method in zip(panels, others, strict=False):
             if method != baseline:
-                band(ax, line(baseline), MUTED)
-            band(ax, line(method), RIGHT)
+                band(ax, ordered[baseline], MUTED)
+            band(ax, ordered[method], RIGHT)
             ax.set_title(method, fontsize=8.5, loc="left")
-            ax.set_xscale("log")
-            counts = [g.labels for g in line(method)]
-            ax.set_xticks(counts, [f"{n:,}" for n in counts])
+            ax.set_xscale("log" if log else "linear")
+            places = [dot.x for dot in ordered[method]]
+            ax.set_xticks(places, [f"{x:,}" for x in places])
             ax.xaxis.set_minor_locator(NullLocator())
             ax.yaxis.set_major_locator(MaxNLocator(5))
             ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f}"))
@@ -87,17 +96,17 @@ def figure(found: Sequence[Group], *, baseline: str) -> Markup:
             ax.set_axisbelow(True)
         for ax in panels[len(others) :]:
             ax.set_visible(False)
-        fig.supxlabel("labelled pairs", fontsize=8.5)
+        fig.supxlabel(across, fontsize=8.5)
         fig.supylabel("accuracy, %", fontsize=8.5)
 
-    return draw((2.5 * columns, 1.9 * rows + 0.3), paint, "Accuracy against the number of labels, by method")
+    return draw((2.5 * columns, 1.9 * rows + 0.3), paint, label)
 
 
-def band(ax: Axes, points: Sequence[Group], colour: str) -> None:
-    """A method's mean and its interval over the numbers of labels."""
-    x = [g.labels for g in points]
-    ax.fill_between(x, [g.low for g in points], [g.high for g in points], color=colour, alpha=0.2, linewidth=0)
-    ax.plot(x, [g.accuracy for g in points], "o-", color=colour, markersize=3, linewidth=1.4)
+def band(ax: Axes, dots: Sequence[Dot], colour: str) -> None:
+    """A method's mean and its interval."""
+    x = [dot.x for dot in dots]
+    ax.fill_between(x, [dot.low for dot in dots], [dot.high for dot in dots], color=colour, alpha=0.2, linewidth=0)
+    ax.plot(x, [dot.value for dot in dots], "o-", color=colour, markersize=3, linewidth=1.4)
 
 
 def holm(found: Mapping[Point, Comparison]) -> dict[Point, Comparison]:

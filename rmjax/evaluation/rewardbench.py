@@ -13,6 +13,7 @@ and never a figure for the whole benchmark.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,51 @@ def write_results(
     jsonl.write(outputs, lines)
     json_file.write(figures, summary)
     return outputs, figures
+
+
+def write_leaderboard(
+    folder: Path,
+    name: str,
+    scores: Sequence[ItemScore],
+    texts: Sequence[tuple[str, str]],
+    *,
+    template: str,
+    model_type: str = "Seq. Classifier",
+) -> tuple[Path, Path]:
+    """Writes the two files that the benchmark's leaderboard keeps for a model, of the items that are given.
+
+    The layout is that of the data set allenai/reward-bench-results, as the benchmark's `scripts/run_rm.py` writes it:
+    `eval-set/NAME.json`: model, model_type, chat_template, and each subset's accuracy under its own name; and
+    `eval-set-scores/NAME.json`: model, model_type, chat_template, and a list each of id, subset, results,
+    scores_chosen, scores_rejected, text_chosen, text_rejected. Both are indented by 4, keys sorted.
+
+    Subsets that are not there are not in the file: it is no entry of the leaderboard until all 23 are.
+
+    Args:
+        name: of the model, usually owner/name.
+        scores: of items of RewardBench subsets only.
+        texts: [n] what was scored, chosen and rejected.
+
+    Raises:
+        UserError: an item without scores (a judge), or a file that cannot be written.
+    """
+    found = subsets(scores)
+    about = {"model": name, "model_type": model_type, "chat_template": template}
+    rates = {k: s.accuracy for k, s in found.subsets.items()} if found else {}
+    for s in scores:
+        if s.score_chosen is None:
+            raise UserError(f"item {s.id!r}: without scores there is no result in RewardBench's format")
+    columns = {
+        "id": [s.id for s in scores],
+        "subset": [subset_of(s) for s in scores],
+        "results": [int(right(s)) for s in scores],
+        "scores_chosen": [s.score_chosen for s in scores],
+        "scores_rejected": [s.score_rejected for s in scores],
+        "text_chosen": [chosen for chosen, _ in texts],
+        "text_rejected": [rejected for _, rejected in texts],
+    }
+    paths = folder / "eval-set" / f"{name}.json", folder / "eval-set-scores" / f"{name}.json"
+    for path, content in zip(paths, ({**about, **rates}, {**about, **columns}), strict=True):
+        with jsonl.writing(path), jsonl.replacing(path) as file:
+            file.write(json.dumps(content, indent=4, sort_keys=True, allow_nan=False).encode())
+    return paths

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from markupsafe import Markup
+
 from rmjax.evaluation.calibration import Calibration
 from rmjax.evaluation.pairwise import Accuracy, Comparison
 from rmjax.evaluation.summary import Row
@@ -113,12 +115,23 @@ class Cost:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A job's own section, before all others."""
+
+    id: str  # its anchor
+    title: str
+    note: str  # how to read it
+    body: Markup  # figures (`figures.draw`) and tables, as HTML
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportData:
     """Everything on the page. Empty parts are left out, and the page says which."""
 
     title: str
     testbed: str  # "controlled world", "real data", or whose pairs they are
     lead: str = ""  # a sentence or two: what was run on what
+    panels: Sequence[Panel] = ()
     rows: Sequence[Row] = ()
     baselines: Mapping[str, Accuracy] = dataclasses.field(default_factory=dict)  # trivial ones, by name
     comparisons: Sequence[Comparison] = ()

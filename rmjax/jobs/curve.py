@@ -51,8 +51,8 @@ METHODS = {
 TRAINED_TRUNK = {
     "grm-sft": "its regulariser is the trunk's language-model loss, which frozen features cannot change; fine-tune a "
     "language model with it instead (python -m rmjax.launch train, with --objective.sft)",
-    "grm-dpo": "its regulariser is the trunk's DPO loss, which frozen features cannot change; it is not built for "
-    "fine-tuning either",
+    "grm-dpo": "its regulariser is the trunk's DPO loss, which frozen features cannot change; fine-tune a language "
+    "model with it instead (python -m rmjax.launch train, with --objective.dpo)",
 }
 
 
@@ -89,13 +89,7 @@ class Curve:
     def __post_init__(self) -> None:
         require("", self, "seed", least=0, most=LAST_SEED)
         require("", self, "draws", least=2)
-        for name in self.methods:
-            if name in TRAINED_TRUNK:
-                raise UserError(f"methods: {name!r} has no meaning on a frozen model: {TRAINED_TRUNK[name]}")
-            if name not in METHODS:
-                raise UserError(f"methods: {name!r} is none of {', '.join(METHODS)}")
-        if len(set(self.methods)) < len(self.methods):
-            raise UserError(f"methods={self.methods}: give each once")
+        known_methods(self.methods)
         if not self.labels or min(self.labels) < 0 or len(set(self.labels)) < len(self.labels):
             raise UserError(f"labels={self.labels}: give numbers of pairs, each once; 0 means all")
 
@@ -201,6 +195,17 @@ class Curve:
     def titled(self) -> list[tuple[str, Any]]:
         """The methods by the names that they are shown under, the baseline (None) first."""
         return [(BASELINE, None), *(METHODS[m] for m in self.methods)]
+
+
+def known_methods(names: Sequence[str]) -> None:
+    """Raises UserError for a method that is none, has no meaning on a frozen model, or is there twice."""
+    for name in names:
+        if name in TRAINED_TRUNK:
+            raise UserError(f"methods: {name!r} has no meaning on a frozen model: {TRAINED_TRUNK[name]}")
+        if name not in METHODS:
+            raise UserError(f"methods: {name!r} is none of {', '.join(METHODS)}")
+    if len(set(names)) < len(names):
+        raise UserError(f"methods={tuple(names)}: give each once")
 
 
 def budget(tried: Mapping[str, int]) -> str:

@@ -64,6 +64,8 @@ class GfriendJob:
 
     def __post_init__(self) -> None:
         require("", self, "seed", least=0, most=LAST_SEED)
+        if self.data.tie == "half":
+            raise UserError("--data.tie half: no judgment of a tie is right or wrong, so none is trained on; give drop")
         for name, train in (("sft", self.sft), ("method.train", self.method.train)):
             if train.seed:
                 raise UserError(f"{name}.seed={train.seed}: the job's own --seed decides; set that one")

@@ -211,7 +211,9 @@ class NoiseJob(Noise):
 
 
 def plain(items: Sequence[Preference], path: str) -> None:
-    """Raises UserError where a pair says how strong its label is."""
+    """Raises UserError where a pair is a tie or says how strong its label is."""
+    if (even := next((p for p in items if p.tie), None)) is not None:
+        raise UserError(f"{path}: record {even.id!r} is a tie, which has no label to flip: --data.tie drop")
     for p in items:
         for name in ("weight", "margin", "prob_chosen", "votes"):
             if getattr(p, name) is not None:

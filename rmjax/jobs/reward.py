@@ -23,14 +23,17 @@ from rmjax.errors import UserError
 from rmjax.evaluation.calibrator import Calibrator
 from rmjax.jobs.lengths import Policy, Record, kept
 from rmjax.jobs.sources import ModelSource
+from rmjax.methods import nearest
 from rmjax.methods.bradley_terry import groups_of
 from rmjax.models import hf
 from rmjax.models.config import EncoderConfig
 from rmjax.models.model import Model
+from rmjax.models.pooling import Pool
 from rmjax.objectives.reference import slot_scores
 from rmjax.objectives.scores import Scalar
 from rmjax.records import Demonstration, Preference
 from rmjax.sampling.journal import fingerprint
+from rmjax.training import features
 from rmjax.training.state import current_mesh
 
 console = Console()
@@ -210,36 +213,87 @@ def load_reward(source: ModelSource, *, length: int = 0) -> RewardModel:
 
 
 def export_reward(
-    path: Path, reward: RewardModel, source: ModelSource, probes: Sequence[Preference], *, origin: Mapping[str, Any]
+    path: Path,
+    reward: RewardModel,
+    source: ModelSource,
+    probes: Sequence[Preference],
+    *,
+    origin: Mapping[str, Any],
+    known: tuple[Float[np.ndarray, "n 2 f"], Float[np.ndarray, "n 2"]] | None = None,
 ) -> float:
     """Writes the directory, reads it again and compares the rewards of a few pairs; returns the largest difference.
 
-    transformers loads it as AutoModelForSequenceClassification with one label.
+    transformers loads it as AutoModelForSequenceClassification with one label. Where it has no class for the head or
+    its pooling, the exact head goes into files of its own, which rmjax reads, and transformers gets the nearest linear
+    one, whose gap is printed and kept (`models/head_file.py`, `methods/nearest.py`).
 
     Args:
         source: how the model was loaded; its dtype is that of the comparison.
-        probes: pairs, of which the first `PROBES` are scored.
+        probes: pairs, of which the first `PROBES` are scored again; on all of them, without their labels, the nearest
+            linear head is fitted.
         origin: what the model was made from; kept beside the weights.
+        known: of the probes, features as `nearest.pool` says and rewards, where they have been computed already.
 
     Raises:
         UserError: the directory cannot be written, or what it holds scores differently.
     """
-    chat = reward.chat
+    chat, linear = reward.chat, None
+    if not hf.expressible(reward.model):
+        if known is None:
+            known = features_of(reward, nearest.pool(reward.model), probes), reward.rewards(probes)
+        linear, gap = nearest.stand_in(reward.model, reward.params, *known)
+        console.print(f"transformers has no class for this head and gets the nearest linear one: {gap.words}")
+        if not gap.useful:
+            console.print(
+                f"[bold]of little use[/]: it explains {100 * max(gap.explained, 0):.0f} % of the exact differences; "
+                "score with rmjax"
+            )
 
     def files(folder: Path) -> None:
         chat.save(folder)
         json_file.write(folder / ORIGIN, origin)
 
-    hf.save(path, reward.model, reward.params, tokenizer=chat.tokenizer, eos=chat.eos, pad=chat.pad, files=files)
+    hf.save(
+        path,
+        reward.model,
+        reward.params,
+        tokenizer=chat.tokenizer,
+        eos=chat.eos,
+        pad=chat.pad,
+        files=files,
+        stand_in=linear,
+    )
     back = load_reward(dataclasses.replace(source, path=str(path), template="auto"))
-    before, after = (r.rewards(probes[:PROBES]) for r in (reward, back))
+    few = probes[:PROBES]
+    difference = rewards_differ(path, reward.rewards(few), back.rewards(few), "the trained one's")
+    if linear is not None:
+        said = linear_part(reward, path).rewards(few)
+        meant = dataclasses.replace(reward, model=linear.model, params=linear.params).rewards(few)
+        rewards_differ(path, meant, said, "the linear head's that was fitted, in what transformers reads,")
+    return difference
+
+
+def rewards_differ(path: Path, before: np.ndarray, after: np.ndarray, whose: str) -> float:
+    """The largest difference of rewards. UserError where it is more than `TOLERANCE`."""
     difference = float(np.abs(before.astype(np.float64) - after).max())
     if not difference <= TOLERANCE:
         raise UserError(
-            f"{path}: the exported model's rewards differ by {difference:.1e} from the trained one's (allowed: "
+            f"{path}: the exported model's rewards differ by {difference:.1e} from {whose} (allowed: "
             f"{TOLERANCE:.0e}); do not use it, and report this with run.json"
         )
     return difference
+
+
+def features_of(reward: RewardModel, pool: Pool, items: Sequence[Preference]) -> Float[np.ndarray, "n 2 f"]:
+    """Pooled features of both answers of pairs."""
+    trunk = {name: branch for name, branch in reward.params.items() if name != "head"}
+    return np.stack(features.compute(reward.model.with_head(None, pool), trunk, reward.chat, items), axis=1)
+
+
+def linear_part(reward: RewardModel, path: Path) -> RewardModel:
+    """What transformers reads of an exported directory, with the dtype of `reward`."""
+    model, params = hf.load_stand_in(path)
+    return dataclasses.replace(reward, model=model.with_config(dtype=reward.model.config.dtype), params=params)
 
 
 def origin_of(path: Path) -> Mapping[str, Any]:

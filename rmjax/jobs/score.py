@@ -1,40 +1,52 @@
-"""Scores with a reward model: every answer of pairs, or single responses."""
+"""Scores with a reward model: every answer of pairs, or single responses.
+
+Scores are appended to scores.jsonl part by part, and a killed run goes on at the first part that is not whole there.
+Parts are cut by position, so a resumed run packs the same items together and writes the same bytes as an unbroken one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import Float
 from rich.console import Console
 
 from rmjax import jsonl
 from rmjax.bounds import LAST_SEED, require
 from rmjax.config import to_json
+from rmjax.data import packing
 from rmjax.data.sources import Source, read_demonstrations
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import lengths
 from rmjax.evaluation.calibrator import Calibrator
 from rmjax.evaluation.pairwise import ItemScore, from_scores
 from rmjax.evaluation.provenance import Provenance
-from rmjax.evaluation.summary import write_scores
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.reward import Overlong, RewardModel, load_calibrator, load_reward, origin_of
 from rmjax.jobs.score_report import ResponseScore, Result, conclude_pairs, conclude_responses
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.workdir import Workdir
+from rmjax.objectives.reference import slot_scores
+from rmjax.objectives.scores import Scalar
 from rmjax.records import Demonstration, Preference, content_id
 from rmjax.sampling.journal import fingerprint
 
 console = Console()
+PART = 512  # items that are scored together and then appended to the file
+Line = TypeVar("Line", ItemScore, ResponseScore)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreJob:
-    """Scores every answer with a reward model; writes scores.jsonl, summary.json, files in RewardBench's format."""
+    """Scores every answer with a reward model; writes scores.jsonl, report.html, summary.json, RewardBench's files."""
 
     workdir: str = "runs/score"
     model: ModelSource = ModelSource()  # an export of train, or any classifier with one label
@@ -91,19 +103,20 @@ class ScoreJob:
         work = Workdir(self.workdir, settled, hashes)
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
         console.print(f"rewards: {'as the model gives them' if kept is None else calibrator.words}")
-        start = time.perf_counter()
+        start, path = time.perf_counter(), work / "scores.jsonl"
         if responses:
-            lines = response_scores(reward, calibrator, responses)
-            jsonl.write(work / "scores.jsonl", lines)
+            lines = in_parts(path, ResponseScore, responses, reward, functools.partial(response_scores, calibrator))
             conclude_responses(work, lines, calibrator=calibrator, seed=self.seed)
-        else:
-            scores = {name: pair_scores(reward, calibrator, items) for name, items in sets.items()}
-            seconds = time.perf_counter() - start
-            write_scores(work / "scores.jsonl", [s for group in scores.values() for s in group])
-            name, labels = model_name(self.model.path), origin.get("labels", 0)
-            result = Result(model=name, labels=labels, sets=sets, scores=scores, calibrator=calibrator)
-            conclude_pairs(work, result, reward, other=other, seconds=seconds, seed=self.seed)
-        provenance.finish(contract=reward.chat.contract())
+            provenance.finish(contract=reward.chat.contract())
+            return
+        every = [p for items in sets.values() for p in items]
+        lines = iter(in_parts(path, ItemScore, every, reward, functools.partial(pair_scores, calibrator)))
+        seconds = time.perf_counter() - start
+        scores = {name: list(itertools.islice(lines, len(items))) for name, items in sets.items()}
+        name, labels = model_name(self.model.path), origin.get("labels", 0)
+        result = Result(model=name, labels=labels, sets=sets, scores=scores, calibrator=calibrator)
+        run = provenance.finish(contract=reward.chat.contract())
+        conclude_pairs(work, result, reward, other=other, seconds=seconds, seed=self.seed, run=run)
 
     def read(self) -> Mapping[str, Source]:
         """Name of a set -> its pairs. UserError where a name or an id is in two files."""
@@ -122,15 +135,53 @@ class ScoreJob:
         return out
 
 
-def pair_scores(reward: RewardModel, calibrator: Calibrator, items: Sequence[Preference]) -> list[ItemScore]:
+def in_parts(
+    path: Path,
+    type_: type[Line],
+    items: Sequence[Preference | Demonstration],
+    reward: RewardModel,
+    lines_of: Callable[[Sequence[Any], Float[np.ndarray, "n k"]], list[Line]],
+) -> list[Line]:
+    """A line of the file for every item, in their order; items that the file has already are not scored again.
+
+    Args:
+        lines_of: some of the items and their rewards -> their lines.
+
+    Raises:
+        UserError: the file holds lines of other items.
+    """
+    with jsonl.Appender(path, type_) as file:
+        out = file.existing
+        if [line.id for line in out] != [item.id for item in items[: len(out)]]:
+            raise UserError(f"{path}: holds scores of other items; remove the file to score anew")
+        if len(out) == len(items):
+            return out
+        if out:
+            console.print(f"{len(out):,} of {len(items):,} items are scored already")
+        groups = reward.groups(items)
+        length = packing.fit(groups, share=reward.model.share).length  # one shape of rows for all parts
+        for start in range(len(out) // PART * PART, len(items), PART):
+            part = slice(start, start + PART)
+            found = slot_scores(reward.model, reward.params, groups[part], Scalar(), length=length)
+            for line in lines_of(items[part], np.stack(found))[len(out) - start :]:
+                file.append(line)
+                out.append(line)
+    return out
+
+
+def pair_scores(
+    calibrator: Calibrator, items: Sequence[Preference], rewards: Float[np.ndarray, "n 2"]
+) -> list[ItemScore]:
     """Calibrated scores of pairs; the sigmoid of their difference is the probability."""
-    return from_scores(items, calibrator.apply(reward.rewards(items), lengths(items)), logistic=True)
+    return from_scores(items, calibrator.apply(rewards, lengths(items)), logistic=True)
 
 
-def response_scores(reward: RewardModel, calibrator: Calibrator, items: Sequence[Demonstration]) -> list[ResponseScore]:
+def response_scores(
+    calibrator: Calibrator, items: Sequence[Demonstration], rewards: Float[np.ndarray, "n 1"]
+) -> list[ResponseScore]:
     """Calibrated scores of single responses. UserError where one is not a finite number."""
     sizes = np.array([len(d.completion) for d in items], np.float64)
-    scores = calibrator.apply(reward.rewards(items)[:, 0], sizes)
+    scores = calibrator.apply(rewards[:, 0], sizes)
     for d, score in zip(items, scores, strict=True):
         if not np.isfinite(score):
             raise UserError(f"response {d.id!r}: reward {score} is not finite; evaluate in float32")
@@ -170,5 +221,5 @@ def warn(files: Mapping[str, str], seen: Mapping[str, str], what: str) -> None:
 
 
 def model_name(path: str) -> str:
-    """A file name for a model: the last two parts of its path, as in owner-name or run-export."""
-    return "-".join(Path(os.path.abspath(Path(path).expanduser())).parts[-2:]).strip("/")
+    """A model's name: the last two parts of its path, as in owner/name or run/export."""
+    return "/".join(Path(os.path.abspath(Path(path).expanduser())).parts[-2:]).strip("/")

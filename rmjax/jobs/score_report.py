@@ -1,4 +1,4 @@
-"""What scores say: summary.json, RewardBench's files, the tables."""
+"""What scores say: summary.json, report.html, RewardBench's files, the tables."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 from rich.console import Console
 
 from rmjax import json_file
-from rmjax.evaluation import rewardbench
+from rmjax.evaluation import report, rewardbench
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.calibration import calibration
 from rmjax.evaluation.calibrator import Calibrator
 from rmjax.evaluation.length import correlation, length_figures, pearson, spearman
 from rmjax.evaluation.pairwise import Accuracy, ItemScore, accuracy, accuracy_by, compare
+from rmjax.evaluation.sections import ReportData
 from rmjax.evaluation.summary import Row, write_summary
 from rmjax.evaluation.tables import accuracy_table, comparison_table
 from rmjax.jobs.judge import without_nan
@@ -42,7 +43,7 @@ class ResponseScore:
 class Result:
     """Pairs and their scores, by set."""
 
-    model: str  # its name, fit for a file
+    model: str  # its name, owner/name
     labels: int  # that it was trained on; 0: not known
     sets: Mapping[str, Sequence[Preference]]
     scores: Mapping[str, Sequence[ItemScore]]
@@ -65,11 +66,13 @@ def conclude_pairs(
     other: tuple[str, Sequence[ItemScore]] | None,
     seconds: float,
     seed: int,
+    run: Mapping[str, Any],
 ) -> None:
     """Writes and prints all figures.
 
     Args:
         other: file and scores of another model on the same items.
+        run: run.json.
     """
     items, scores = result.items, result.all
     compared = [] if other is None else [compare(scores, other[1], names=("this model", other[0]), seed=seed)]
@@ -101,6 +104,17 @@ def conclude_pairs(
         "testbed": "real data",
     }
     write_summary(work / "summary.json", [row], **without_nan(facts))
+    data = ReportData(
+        title=f"Rewards of {result.model}",
+        testbed=f"pairs of {', '.join(result.sets)}",
+        rows=[row],
+        baselines=baselines,
+        comparisons=compared,
+        subsets={"reward model": tables} if len(tables) > 1 else {},
+        calibration={"reward model": sure},
+        run=run,
+    )
+    report.write(work / "report.html", data)
     console.print(accuracy_table([row], baselines, title=f"{result.model} on {', '.join(result.sets)}"))
     if len(tables) > 1:
         console.print(accuracies_table(tables, title="by set and subset"))
@@ -111,7 +125,7 @@ def conclude_pairs(
         console.print(rewardbench_table(subsets))
     if compared:
         console.print(comparison_table(compared))
-    console.print(f"per item: [bold]{work / 'scores.jsonl'}[/]   numbers: {work / 'summary.json'}")
+    console.print(f"report: [bold]{work / 'report.html'}[/]   per item: {work / 'scores.jsonl'}")
 
 
 def _write_rewardbench(
@@ -121,9 +135,10 @@ def _write_rewardbench(
     found, theirs = [p for p, _ in inside], [s for _, s in inside]
     folder, texts = work / "rewardbench", reward.texts(found)
     folder.mkdir(exist_ok=True)
-    rewardbench.write_results(
-        folder, model, found, theirs, texts, tokenizer=model, template=reward.chat.contract()["template"]
-    )
+    template = reward.chat.contract()["template"]
+    flat = model.replace("/", "-")
+    rewardbench.write_results(folder, flat, found, theirs, texts, tokenizer=model, template=template)
+    rewardbench.write_leaderboard(folder, model, theirs, texts, template=template)
 
 
 def conclude_responses(work: Workdir, lines: Sequence[ResponseScore], *, calibrator: Calibrator, seed: int) -> None:

@@ -118,8 +118,9 @@ class PairFile:
                 f"{self.path}: {len(even)} of {len(source.records)} pairs are labelled ties (first: {even[0].id!r}), "
                 "on which no verdict is right: --data.tie drop leaves them out"
             )
-        found = {**source.dropped, **({"tie": len(even)} if even else {})}
-        source = dataclasses.replace(source, records=[p for p in source.records if not p.tie], dropped=found)
+        if even and self.tie == "drop":
+            left = [p for p in source.records if not p.tie]
+            source = dataclasses.replace(source, records=left, dropped={**source.dropped, "tie": len(even)})
         console.print(f"{self.path}: {len(source.records):,} pairs, schema {source.schema}{dropped(source)}")
         return dataclasses.replace(source, records=source.records[: self.limit]) if self.limit else source
 
@@ -133,6 +134,8 @@ def dropped(source: Source) -> str:
 class Pairs(PairFile):
     """Labelled pairs: a training file and what is held out."""
 
+    tie: Literal["error", "drop", "half"] = "error"  # pairs labelled a tie; half: kept to train on, as the soft label
+    # 1/2, by jobs that can learn from one; held-out ties are left out, since no verdict on them is right or wrong
     eval_path: str = ""  # held-out pairs; empty: a tenth of `path`, by a hash of the prompt
     eval_limit: int = 0  # use only the first so many held-out pairs; 0: all
 
@@ -150,11 +153,15 @@ class Pairs(PairFile):
         source = dataclasses.replace(self, limit=0).read()
         hashes = {self.path: source.hash}
         if self.eval_path:
-            held = dataclasses.replace(self, path=self.eval_path, limit=0).read()
+            tie = "drop" if self.tie == "half" else self.tie
+            held = dataclasses.replace(self, path=self.eval_path, limit=0, tie=tie).read()
             hashes[self.eval_path] = held.hash
             train, test = source.records, held.records
         else:
-            train, test = split_by_prompt(source.records)
+            train, whole = split_by_prompt(source.records)
+            test = [p for p in whole if not p.tie]
+            if len(test) < len(whole):
+                console.print(f"held-out pairs: {len(whole) - len(test):,} ties left out: no verdict on them is right")
         train = train[: self.limit] if self.limit else train
         test = test[: self.eval_limit] if self.eval_limit else test
         if not train or not test:
@@ -162,6 +169,7 @@ class Pairs(PairFile):
                 f"--data.path {self.path}: {len(train)} training and {len(test)} held-out pairs are left of "
                 f"{len(source.records)}: give more pairs, or --data.eval_path"
             )
+        halves(train, self.path)
         content = lambda pairs: {content_id(p.prompt, *sorted((p.chosen, p.rejected))) for p in pairs}
         both = content(train) & content(test)
         if both:
@@ -169,6 +177,22 @@ class Pairs(PairFile):
                 f"--data.eval_path {self.eval_path}: {len(both)} pairs are in --data.path too: remove them from one"
             )
         return train, test, hashes
+
+
+def halves(train: Sequence[Preference], path: str) -> None:
+    """Says how many training pairs are ties, that is, soft labels of 1/2.
+
+    Raises:
+      UserError: all are, or one has a margin, which says that it is none.
+    """
+    even = [p for p in train if p.tie]
+    if not even:
+        return
+    if len(even) == len(train):
+        raise UserError(f"{path}: all {len(train)} training pairs are ties, which teach no preference; give others too")
+    if (odd := next((p for p in even if p.margin), None)) is not None:
+        raise UserError(f"{path}: record {odd.id!r} is a tie with margin {odd.margin:g}: mend one of the two columns")
+    console.print(f"{path}: {len(even):,} of {len(train):,} training pairs are ties, kept as soft labels of 1/2")
 
 
 def split_by_prompt(records: Sequence[Preference]) -> tuple[list[Preference], list[Preference]]:

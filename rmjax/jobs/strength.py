@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -19,7 +20,9 @@ from rmjax.jobs.devices import Devices
 from rmjax.jobs.lengths import Policy
 from rmjax.jobs.reward import load_model
 from rmjax.jobs.sources import ModelSource, PairFile
+from rmjax.jobs.strength_members import Members
 from rmjax.jobs.strength_report import Strengths
+from rmjax.jobs.train import TrainJob
 from rmjax.jobs.workdir import Workdir
 from rmjax.methods.strength import StrengthEnsemble, score
 from rmjax.records import Preference
@@ -27,6 +30,7 @@ from rmjax.refine import strength
 from rmjax.refine.treatments import Treatment
 from rmjax.sampling.journal import fingerprint
 from rmjax.training.features import cached
+from rmjax.training.loop import Train
 
 console = Console()
 
@@ -37,6 +41,8 @@ class StrengthJob:
 
     strengths.jsonl: the pairs as they were, with meta.strength (mean, std, the members' score differences).
     treated.jsonl: the same pairs after the treatment, ready to train on.
+    With --trunk tuned every member is a whole model that is trained as the train job does; a killed run goes on at the
+    last checkpoint of the last one. It costs members x folds trainings with scoring held_out, members with training.
     Weight, margin and soft labels (prob_chosen, votes) of the pairs are in the members' loss; a treatment that would
     overwrite one is refused.
     """
@@ -44,20 +50,32 @@ class StrengthJob:
     workdir: str = "runs/strength"
     model: ModelSource = ModelSource()  # its frozen features are what the members see
     data: PairFile = PairFile()
-    ensemble: StrengthEnsemble = StrengthEnsemble()
+    trunk: Literal["frozen", "tuned"] = "frozen"  # members: linear heads on features, or models that are fine-tuned
+    ensemble: StrengthEnsemble = StrengthEnsemble()  # bootstrap, axes and penalties are for heads
+    train: Train = TrainJob.train  # of tuned members; a member's seed decides the order of its pairs
     treatment: Treatment = Treatment()
     overlong: Policy = "drop"  # pairs longer than a decoder can read; an encoder's contract cuts them, and says so
     features: str = "runs/features"  # where features are kept: they are computed once for a model and its data
     known: str = ""  # a field of meta that is true where a label is known to be wrong, else false: AUROC is reported
     devices: Devices = Devices()
-    seed: int = 0  # of folds and resamples
+    seed: int = 0  # of folds and resamples; tuned: of the first member, the others have the next ones
 
     def __post_init__(self) -> None:
-        require("", self, "seed", least=0, most=LAST_SEED)
+        require("", self, "seed", least=0, most=LAST_SEED - self.ensemble.members + 1)
+        if self.trunk == "frozen":
+            if self.train != TrainJob.train:
+                raise UserError("train: no setting of it counts for heads on a frozen trunk; add --trunk tuned")
+            return
+        ignored = {f"ensemble.{name}": (self.ensemble, name) for name in ("bootstrap", "axes", "penalties")}
+        for what, (owner, name) in {**ignored, "features": (self, "features")}.items():
+            if getattr(owner, name) != getattr(type(owner), name):
+                raise UserError(f"{what}={getattr(owner, name)}: is for heads on a frozen trunk; leave it out")
+        if self.train.seed:
+            raise UserError(f"train.seed={self.train.seed}: the job's own --seed decides; set that one")
 
     def run(self, command: str = "") -> None:
         """Scores, treats and reports, on all devices."""
-        with self.devices.use():
+        with self.devices.use(*[self.train] * (self.trunk == "tuned")):
             self.stages(command)
 
     def stages(self, command: str) -> None:
@@ -67,21 +85,30 @@ class StrengthJob:
         self.treatment(strength.annotate(items, np.zeros((1, len(items)))))  # a column in the way is said now
         if self.known:
             known_wrong(items, self.known)  # said now; taken of what is left below
-        start = load_model(self.model)
+        members = Members(source=self.model, ensemble=self.ensemble, train=self.train, seed=self.seed)
+        tuned = self.trunk == "tuned"
+        start = members.job(0).start() if tuned else load_model(self.model)
         items = start.fitting(items, most=0, policy=self.overlong, what="pairs")
         wrong = known_wrong(items, self.known) if self.known else None
+        if tuned:
+            members.check(start, items)
         hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(start.params)}
         work = Workdir(self.workdir, to_json(self), hashes)
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
-        features = cached(self.features, start.model, start.params, start.chat, items)
-        scored = score(features, items, self.ensemble, seed=self.seed)
-        found = strength.annotate(items, scored.differences)
+        penalty = {}
+        if tuned:
+            differences, how = members.differences(items, work), self.ensemble.words("fine-tuned models")
+        else:
+            features = cached(self.features, start.model, start.params, start.chat, items)
+            scored = score(features, items, self.ensemble, seed=self.seed)
+            differences, penalty = scored.differences, {"penalty": scored.penalty}
+            how = f"{self.ensemble.words()}, penalty {scored.penalty:g}"
+        found = strength.annotate(items, differences)
         treated = self.treatment(found)
         jsonl.write(work / "strengths.jsonl", found)
         jsonl.write(work / "treated.jsonl", treated)
-        how = f"{self.ensemble.words}, penalty {scored.penalty:g}"
         result = Strengths(found=found, treated=treated, how=how, file=self.data.path, wrong=wrong)
-        facts = {"schema": source.schema, "penalty": scored.penalty, **result.facts()}
+        facts = {"schema": source.schema, "trunk": self.trunk, **penalty, **result.facts()}
         json_file.write(work / "summary.json", facts)
         strength_report.write(work / "report.html", result, run=provenance.finish(contract=start.chat.contract()))
         console.print(strength_report.table(result, title=f"{self.data.path}, by {self.model.path}"))

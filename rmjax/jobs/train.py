@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+import tyro
 from rich.console import Console
 
 from rmjax import jsonl
@@ -23,10 +24,11 @@ from rmjax.jobs.devices import Devices
 from rmjax.jobs.reward import PairLengths, RewardModel, export_reward, load_model, load_reward
 from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.train_report import conclude
+from rmjax.jobs.unlabelled import without_labels
 from rmjax.jobs.workdir import Workdir
+from rmjax.methods import fine_tuning
 from rmjax.methods.bradley_terry import BradleyTerry
 from rmjax.models.config import EncoderConfig
-from rmjax.models.heads import Linear
 from rmjax.models.model import Model
 from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.scores import Scalar
@@ -35,19 +37,29 @@ from rmjax.sampling.journal import fingerprint
 from rmjax.training.loop import Train, fit
 
 console = Console()
+named = tyro.conf.subcommand
+Method = (
+    Annotated[fine_tuning.Plain, named("plain")]
+    | Annotated[fine_tuning.SimCse, named("simcse")]
+    | Annotated[fine_tuning.Swav, named("swav")]
+    | Annotated[fine_tuning.MetaRm, named("metarm")]
+    | Annotated[fine_tuning.ProtoRm, named("proto-rm")]
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainJob:
     """Train -> export -> evaluate. The same command continues an interrupted run.
 
-    Weight, margin and soft labels (prob_chosen, votes) are columns of the pairs; the loss uses all that are there.
+    Weight, margin and soft labels (prob_chosen, votes) are columns of the pairs; the loss uses all that are there. A
+    method with its own settings comes last: train --model.path DIR --train.dropout 0.05 method:simcse --method.beta 0.3
     """
 
     workdir: str = "runs/train"  # export/ is the model; held_out.jsonl what it was not trained on
     model: ModelSource = ModelSource()  # a language model gets a new head; a reward model is trained further
     data: Pairs = Pairs()
-    objective: Pairwise = Pairwise(score=Scalar())
+    objective: Pairwise = Pairwise(score=Scalar())  # the ranking loss of every method
+    method: Method = fine_tuning.Plain()  # what the model is trained with beside the ranking loss
     train: Train = dataclasses.replace(
         BradleyTerry().train, save_every=10
     )  # a few hundred labels are a few dozen updates
@@ -62,6 +74,7 @@ class TrainJob:
         if not isinstance(self.objective.score, Scalar):
             name = type(self.objective.score).__name__
             raise UserError(f"objective.score={name}: a reward model's score is its head's; use Scalar")
+        self.method.check(self.train)
 
     def run(self, command: str = "") -> None:
         """Runs what is not done, on all devices."""
@@ -80,13 +93,14 @@ class TrainJob:
         groups = reward.groups(train)
         self.check_rows(groups, reward.model)
         self.objective.check(groups, reward.model)
-        if self.objective.sft and not getattr(reward.model.config, "lm_head", False):
-            raise UserError(
-                f"objective.sft={self.objective.sft}: {self.model.path} has no output head to imitate with; "
-                "start from a language model, or set it to 0"
-            )
+        self.train.check(reward.model)
+        unlabelled = []
+        if isinstance(self.method, fine_tuning.MetaRm):
+            unlabelled, more = without_labels(reward, train, self.method.responses)
+            hashes |= more
         origin = {
             "base": self.model.path,
+            "method": type(self.method).__name__,
             "labels": len(train),
             "seed": self.seed,
             "data": {self.data.path: hashes[self.data.path]},
@@ -97,17 +111,22 @@ class TrainJob:
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
         console.print(f"{len(train):,} pairs to train on{used(train)}; {len(held):,} held out")
         jsonl.write(work / "held_out.jsonl", held)
-        work.stage("train", lambda folder: self.train_stage(reward, groups, held, origin, work, folder))
+        work.stage("train", lambda folder: self.train_stage(reward, groups, unlabelled, held, origin, work, folder))
         work.stage("evaluate", lambda folder: self.evaluate_stage(held, work, folder))
         scores = jsonl.read(work / "evaluate" / "scores.jsonl", ItemScore)
         run = provenance.finish(contract=reward.chat.contract())
-        conclude(work, train, held, scores, base=self.model.path, data=self.data.path, seed=self.seed, run=run)
+        conclude(work, train, held, scores, seed=self.seed, run=run)
 
     def start(self) -> RewardModel:
         """The model before training: with its own head, or with a new one that transformers can read."""
         reward = load_model(self.model, length=self.lengths.max_length, flag="--lengths.max-length")
         model = reward.model
         if model.head is not None:
+            if isinstance(self.method, fine_tuning.ProtoRm):
+                raise UserError(
+                    f"--model.path {self.model.path}: a reward model with its own head, and method:proto-rm trains a "
+                    "new one; start from the model that it was made from"
+                )
             console.print(f"{self.model.path} is a reward model: its head is trained further")
             return reward
         params, key = reward.params, jax.random.key(self.seed)
@@ -116,9 +135,9 @@ class TrainJob:
                 console.print(f"{self.model.path} was saved without a pooler: a new one is drawn and trained")
                 model = model.with_config(pooler=True)
                 params = with_pooler(model, params, key)
-            model = model.with_head(Linear(), pool=("pooler",))
+            model = model.with_head(self.method.head, pool=("pooler",))
         else:
-            model = model.with_head(Linear())
+            model = model.with_head(self.method.head)
         return dataclasses.replace(reward, model=model, params=model.add_head(params, key))
 
     def check_rows(self, groups: Sequence[Group], model: Model) -> None:
@@ -136,6 +155,7 @@ class TrainJob:
         self,
         reward: RewardModel,
         groups: Sequence[Group],
+        unlabelled: Sequence[Group],
         held: Sequence[Preference],
         origin: Mapping[str, Any],
         work: Workdir,
@@ -143,10 +163,12 @@ class TrainJob:
     ) -> Mapping[str, Any]:
         """Trains and exports; done only when the export, read again, gives the same rewards."""
         how, contract = dataclasses.replace(self.train, seed=self.seed), reward.chat.contract()
-        params = fit(
-            reward.model, reward.params, self.objective, groups, how, folder, name="reward model", contract=contract
-        )
-        trained = dataclasses.replace(reward, params=params)
+        key = jax.random.fold_in(jax.random.key(self.seed), 1)  # not the head's own
+        model, params = self.method.start(reward.model, reward.params, groups, key)
+        objective, more = self.method.objective(self.objective), {"contract": contract, "unlabelled": unlabelled}
+        params = fit(model, params, objective, groups, how, folder, name="reward model", **more)
+        model, params = self.method.end(model, params)
+        trained = dataclasses.replace(reward, model=model, params=params)
         difference = export_reward(work / "export", trained, self.model, held, origin=origin)
         console.print(f"exported and read again: rewards differ by at most {difference:.0e}")
         return {"labels": len(groups), "difference_after_export": difference}

@@ -18,18 +18,23 @@ from rmjax.config import to_json
 from rmjax.data import packing
 from rmjax.data.chat import Chat
 from rmjax.data.rows import Group
+from rmjax.errors import UserError
 from rmjax.evaluation.provenance import Provenance
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.export import export_judge, load_judge, saved_prompt
+from rmjax.jobs.reward import RewardModel, export_reward, load_reward
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.workdir import Workdir
 from rmjax.judging.judge import Judge
 from rmjax.judging.prompts import JSON_JUDGE
 from rmjax.judging.rescoring import token_scores
 from rmjax.methods.bradley_terry import groups_of
+from rmjax.models import hf
+from rmjax.models.config import EncoderConfig
+from rmjax.models.model import Model, Params
 from rmjax.objectives.reference import slot_scores
 from rmjax.objectives.scores import LogProb, Scalar
-from rmjax.records import Rollout
+from rmjax.records import Preference, Rollout
 from rmjax.sampling.policy import Sampling
 from rmjax.sampling.scheduler import Request, Sampler
 
@@ -78,21 +83,23 @@ class VerifyJob:
         """`run`, on whatever mesh is set."""
         source = self.data.read()
         hashes = {self.data.path: source.hash}
-        directory = self.model.directory()
-        sampling = Sampling(max_new_tokens=self.max_new_tokens)
-        judge = load_judge(directory, self.model, saved_prompt(directory) or JSON_JUDGE, sampling, seed=self.seed)
+        directory, items = self.model.directory(), list(source.records)
+        found = hf.load_model(directory)
+        run: Callable[[], list[Check]]
+        if found.head is not None or isinstance(found.config, EncoderConfig):
+            self.refuse_sampling()
+            reward = load_reward(self.model)
+            contract, run = reward.chat.contract(), lambda: reward_checks(reward, self.model, items)
+        else:
+            sampling = Sampling(max_new_tokens=self.max_new_tokens)
+            judge = load_judge(directory, self.model, saved_prompt(directory) or JSON_JUDGE, sampling, seed=self.seed)
+            contract, run = judge.chat.contract(), lambda: judge_checks(judge, self.model, items, self.samples)
         work = Workdir(self.workdir, to_json(self), hashes)
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
-        items = list(source.records)
-        prompts = {f"{p.id}|{slot}": judge.prompt_ids(p, slot) for p in items for slot in ("A", "B")}
-        checks = [
-            *score_checks(judge, groups_of(judge.chat, items)),
-            *export_checks(judge, self.model, groups_of(judge.chat, items[:4])),
-            *sampling_checks(judge, prompts, self.samples),
-        ]
+        checks = run()
         rows = [{**dataclasses.asdict(c), "passed": c.passed} for c in checks]
         json_file.write(work / "summary.json", {"checks": rows})
-        provenance.finish(contract=judge.chat.contract())
+        provenance.finish(contract=contract)
         table = Table("check", "largest difference", "allowed", "", box=None, padding=(0, 2, 0, 0))
         for c in checks:
             mark = "[green]ok[/]" if c.passed else "[red]FAILED[/]"
@@ -101,11 +108,36 @@ class VerifyJob:
         if not all(c.passed for c in checks):
             raise Failed(1)
 
+    def refuse_sampling(self) -> None:
+        """Raises UserError where an option is set that a reward model has no use for."""
+        usual, path = {f.name: f.default for f in dataclasses.fields(self)}, self.model.path
+        for name in ("max_new_tokens", "samples"):
+            if (value := getattr(self, name)) != usual[name]:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {value}: {path} is a reward model, which writes nothing; leave it out")
 
-def score_checks(judge: Judge, groups: Sequence[Group]) -> list[Check]:
-    """The score (a head's reward, else the mean log-probability of a token) under every way to batch it."""
-    score = Scalar() if judge.model.head is not None else LogProb(length_normalised=True)
-    run = lambda groups, **how: np.concatenate(slot_scores(judge.model, judge.params, groups, score, **how))
+
+def judge_checks(judge: Judge, source: ModelSource, items: Sequence[Preference], samples: int) -> list[Check]:
+    """A language model: the mean log-probability of an answer's token, the export, and what it samples."""
+    prompts = {f"{p.id}|{slot}": judge.prompt_ids(p, slot) for p in items for slot in ("A", "B")}
+    return [
+        *score_checks(judge.model, judge.params, groups_of(judge.chat, items), LogProb(length_normalised=True)),
+        *export_checks(judge, source, groups_of(judge.chat, items[:4])),
+        *sampling_checks(judge, prompts, samples),
+    ]
+
+
+def reward_checks(reward: RewardModel, source: ModelSource, items: Sequence[Preference]) -> list[Check]:
+    """A reward model, decoder or encoder: its rewards, and those of its export."""
+    checks = score_checks(reward.model, reward.params, reward.groups(items), Scalar())
+    with tempfile.TemporaryDirectory() as folder:
+        difference = export_reward(Path(folder) / "export", reward, source, items, origin={})
+    return [*checks, Check("score: exported and loaded", difference, 0.0)]
+
+
+def score_checks(model: Model, params: Params, groups: Sequence[Group], score: Any) -> list[Check]:
+    """The score under every way to batch it, against each item alone in rows of its own length."""
+    run = lambda groups, **how: np.concatenate(slot_scores(model, params, groups, score, **how))
     alone = np.concatenate([run([g], batch=1) for g in groups])
     longest = packing.fit(groups).length
     bare = [dataclasses.replace(g, pairs=(), weight=(), margin=(), smooth=()) for g in groups]
@@ -114,16 +146,18 @@ def score_checks(judge: Judge, groups: Sequence[Group]) -> list[Check]:
     ways: dict[str, Callable[[], np.ndarray]] = {
         "batch of 2 rows": lambda: run(groups, batch=2),
         "batch of 8 rows": lambda: run(groups, batch=8),
+        "batch of 32 rows": lambda: run(groups, batch=32),
         "rows twice as long": lambda: run(groups, batch=4, length=2 * longest),
         "items in reverse order": lambda: backwards,
-        "prompt not shared": lambda: run(split, batch=4),
     }
+    if model.share:
+        ways["prompt not shared"] = lambda: run(split, batch=4)
     return [Check(f"score: {name}", largest(alone, way()), 1e-5) for name, way in ways.items()]
 
 
 def export_checks(judge: Judge, source: ModelSource, groups: Sequence[Group]) -> list[Check]:
     """The score after an export and import."""
-    score = Scalar() if judge.model.head is not None else LogProb(length_normalised=True)
+    score = LogProb(length_normalised=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "export"
         export_judge(path, judge)
@@ -134,8 +168,6 @@ def export_checks(judge: Judge, source: ModelSource, groups: Sequence[Group]) ->
 
 def sampling_checks(judge: Judge, prompts: dict[str, Sequence[int]], samples: int) -> list[Check]:
     """Recorded log-probabilities against a forward pass; samples against another batch and order."""
-    if judge.model.head is not None:
-        return []
     requests = [Request(id=id, prompt=prompt, samples=samples) for id, prompt in prompts.items()]
     draw = lambda requests, **how: sampled(judge, requests, **how)
     first = draw(requests)

@@ -25,6 +25,9 @@ from jaxtyping import Float, Int
 from rmjax.bounds import require
 from rmjax.data.features import Features
 from rmjax.errors import UserError
+from rmjax.methods.folding import folded
+from rmjax.models.heads import HeadConfig, Linear
+from rmjax.models.pooling import Pool
 from rmjax.records import Preference
 from rmjax.training.frozen import draws, linear, nonlinear, selection
 from rmjax.training.frozen.basis import Basis
@@ -157,6 +160,19 @@ class Bench:
         words = tuple(f"{method.grid[c // len(times)]:g}, L2 x {times[c % len(times)]:g}" for c in chosen)
         head = {key: leaf[row, chosen] for key, leaf in params.items()}
         return Fitted(on_eval[row, chosen], loss[row, chosen], chosen, words, base.form, base.penalty, head)
+
+    def served(self, fitted: Fitted, method: Treatment | Auxiliary | None, pool: Pool) -> tuple[HeadConfig, Any, Pool]:
+        """The head of the first run, trained on all of its labels, on raw pooled features (`methods.folding`).
+
+        Args:
+            method: None: the baseline.
+            pool: of the features.
+        """
+        if isinstance(method, Auxiliary):
+            head, params = method.head(self.how.schedule.hidden), {k: leaf[0] for k, leaf in fitted.head.items()}
+        else:
+            head, params = Linear(), {"weight": fitted.head[0, -1]}
+        return folded(head, params, self.bases[fitted.form[0]], pool)
 
     def _linear(self, runs: Runs, form: np.ndarray, **more: Any) -> tuple[np.ndarray, np.ndarray]:
         x = self.x[:, :, 0] - self.x[:, :, 1]

@@ -56,16 +56,17 @@ class ProtoRm:
     def start(self, head: heads.Head, params: Params, weight: Array, batch: Batch, key: Array) -> Params:
         params = from_weight(params, weight)
         h = head.embed(params, jnp.concatenate([batch.chosen, batch.rejected]))
-        labels, mask = sides(batch)
-        key, visits = jax.random.split(key)
-        first = prototypical.class_means if self.init == "means" else prototypical.kmeans_pp
-        found, classes, valid = first(key, h, labels, self.start_with, mask)
-        room = self.capacity - len(classes)
-        table = jnp.pad(found, ((0, room), (0, 0))), jnp.pad(classes, (0, room)), jnp.pad(valid, (0, room))
-        order = jnp.argsort(jax.random.uniform(visits, labels.shape))  # or the chosen ones would fill the table
-        table = prototypical.add(h[order], labels[order], *table, sigma=self.sigma, alpha=self.alpha, mask=mask[order])
-        names = ("prototypes", "classes", "valid")
-        return {"head": {**params, **{k: v.astype(jnp.float32) for k, v in zip(names, table, strict=True)}}}
+        found = first_prototypes(
+            key,
+            h,
+            jnp.tile(batch.weight > 0, 2),
+            start_with=self.start_with,
+            init=self.init,
+            capacity=self.capacity,
+            sigma=self.sigma,
+            alpha=self.alpha,
+        )
+        return {"head": {**params, **found}}
 
     def effective(self, params: Params) -> Array:
         return params["projection"] @ params["weight"]
@@ -89,6 +90,38 @@ class ProtoRm:
 
 def sides(batch: Batch) -> tuple[Array, Array]:
     """The class of each answer, chosen ones first, and which of them count."""
-    count = batch.weight.shape[0]
-    labels = jnp.repeat(jnp.array([prototypical.CHOSEN, prototypical.REJECTED]), count)
-    return labels, jnp.tile(batch.weight > 0, 2)
+    return classes_of(batch.weight.shape[0]), jnp.tile(batch.weight > 0, 2)
+
+
+def classes_of(pairs: int) -> Array:
+    """The class of each answer, chosen ones first."""
+    return jnp.repeat(jnp.array([prototypical.CHOSEN, prototypical.REJECTED]), pairs)
+
+
+def first_prototypes(
+    key: Array,
+    h: Array,
+    mask: Array,
+    *,
+    start_with: int,
+    init: Literal["means", "kmeans++"],
+    capacity: int,
+    sigma: float,
+    alpha: float,
+) -> Params:
+    """`prototypes`, `classes` and `valid` of a head, float32: the first ones of each class, and what IMP adds to them.
+
+    Args:
+        h: [2n, d], embeddings of the chosen answers, then of the rejected ones.
+        mask: [2n], which of them count.
+    """
+    labels = classes_of(len(h) // 2)
+    key, visits = jax.random.split(key)
+    first = prototypical.class_means if init == "means" else prototypical.kmeans_pp
+    found, classes, valid = first(key, h, labels, start_with, mask)
+    room = capacity - len(classes)
+    table = jnp.pad(found, ((0, room), (0, 0))), jnp.pad(classes, (0, room)), jnp.pad(valid, (0, room))
+    order = jnp.argsort(jax.random.uniform(visits, labels.shape))  # or the chosen ones would fill the table
+    table = prototypical.add(h[order], labels[order], *table, sigma=sigma, alpha=alpha, mask=mask[order])
+    names = ("prototypes", "classes", "valid")
+    return {name: value.astype(jnp.float32) for name, value in zip(names, table, strict=True)}

@@ -1,7 +1,8 @@
 """Preference strength (Secrets of RLHF II, arXiv:2401.06080, section 2.1): an ensemble of heads says what it makes of
 every label. What is done with its opinion: `rmjax.refine.treatments`.
 
-    1. members   M linear Bradley-Terry heads on frozen features, each on its own resample of the pairs
+    1. members   M linear Bradley-Terry heads on frozen features, each on its own resample of the pairs; or M whole
+                 models, as in the paper (`rmjax.jobs.strength_members`), with the same `parts`
     2. score     every member scores every pair: chosen minus rejected
     3. strength  mean and standard deviation over members (`rmjax.refine.strength`)
 
@@ -27,7 +28,7 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from rmjax.bounds import require
 from rmjax.data.features import Features
@@ -62,13 +63,23 @@ class StrengthEnsemble:
                 "ensemble.bootstrap=False: members that train on all pairs would be alike; set it, or score held_out"
             )
 
-    @property
-    def words(self) -> str:
+    def words(self, members: str = "linear heads on frozen features") -> str:
         """How labels are scored, for a report."""
-        what = f"an ensemble of {self.members} linear heads on frozen features"
+        what = f"an ensemble of {self.members} {members}"
         if self.scoring == "training":
             return f"{what}, on the pairs that they were trained on"
         return f"{what}, each trained in {self.folds} folds and scoring only prompts that it has not seen"
+
+
+def parts(records: Sequence[Preference], how: StrengthEnsemble, *, seed: int) -> Int[np.ndarray, "m n"]:
+    """Which part of each member scores a pair, having trained on the others' pairs; all 0, of one, for "training".
+
+    Raises:
+      UserError: fewer prompts than folds.
+    """
+    if how.scoring == "training":
+        return np.zeros((how.members, len(records)), np.int64)
+    return strength.folds([p.prompt for p in records], members=how.members, parts=how.folds, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +102,8 @@ def score(features: Features, records: Sequence[Preference], how: StrengthEnsemb
     x = coordinates(features, Basis.fit(features, axes=how.axes))
     weight, margin, smooth = as_labelled(records)
     penalty = best_penalty(x, records, how, seed=seed)
-    if how.scoring == "training":
-        part = np.zeros((how.members, len(x)), np.int64)
-        times = np.ones((how.members, 1, len(x)))
-    else:
-        part = strength.folds([p.prompt for p in records], members=how.members, parts=how.folds, seed=seed)
-        times = without(part, how.folds)
+    part = parts(records, how, seed=seed)
+    times = np.ones((how.members, 1, len(x))) if how.scoring == "training" else without(part, how.folds)
     times = times.reshape(-1, len(x))
     if how.bootstrap:
         times = resampled(times, np.random.default_rng(seed))

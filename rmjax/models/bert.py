@@ -68,7 +68,8 @@ def write_config(c: EncoderConfig) -> dict[str, Any]:
         "position_embedding_type": "absolute",
     }
     read = read_config(out, "family 'bert'")
-    same = dataclasses.replace(c, pooler=read.pooler, dtype=read.dtype, remat=read.remat)
+    how = {name: getattr(read, name) for name in ("pooler", "dtype", "remat", "frozen")}
+    same = dataclasses.replace(c, **how)
     assert read == same, (read, same)
     return out
 

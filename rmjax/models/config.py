@@ -61,6 +61,7 @@ class DecoderConfig:
     sliding: tuple[bool, ...] = ()  # which layers slide; empty: none
     dtype: str = "float32"  # of activations; parameters are float32 masters
     remat: bool = False  # recompute each layer in the backward pass instead of keeping its activations
+    frozen: int = 0  # n: no gradient for the embeddings and the lowest n layers; layers + 1: for the whole backbone
 
     def __post_init__(self) -> None:
         for name in ("vocab", "layers", "embed", "heads", "kv_heads", "head_dim", "mlp"):
@@ -78,6 +79,8 @@ class DecoderConfig:
             raise UserError("model field local_rope is set but no layer slides; drop it or set sliding")
         if self.tied and not self.lm_head:
             raise UserError("model field lm_head=False contradicts tied=True: a tied output head is always there")
+        if not 0 <= self.frozen <= self.layers + 1:
+            raise UserError(f"model field frozen={self.frozen}: must lie between 0 and layers + 1 = {self.layers + 1}")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise UserError(f"model field dtype={self.dtype!r}: use float32, bfloat16 or float16")
         if self.activation not in ("silu", "gelu_tanh"):
@@ -118,6 +121,7 @@ class EncoderConfig:
     pooler: bool = True  # a dense layer and tanh over the first token, which Hugging Face's classifiers read
     dtype: str = "float32"  # of activations; parameters are float32 masters
     remat: bool = False  # recompute each layer in the backward pass instead of keeping its activations
+    frozen: int = 0  # n: no gradient for the embeddings and the lowest n layers; layers + 1: for the whole backbone
 
     def __post_init__(self) -> None:
         for name in ("vocab", "layers", "embed", "heads", "mlp", "max_positions"):
@@ -127,6 +131,8 @@ class EncoderConfig:
             raise UserError(f"model field embed={self.embed} is not a multiple of heads={self.heads}")
         if self.types < 2:
             raise UserError(f"model field types={self.types}: prompt and answer need a token type each")
+        if not 0 <= self.frozen <= self.layers + 1:
+            raise UserError(f"model field frozen={self.frozen}: must lie between 0 and layers + 1 = {self.layers + 1}")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise UserError(f"model field dtype={self.dtype!r}: use float32, bfloat16 or float16")
         if self.activation not in ("gelu", "gelu_tanh"):

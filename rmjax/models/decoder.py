@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int
 from rmjax.errors import UserError
 from rmjax.models.attention import attend
 from rmjax.models.cache import PromptCache, SuffixCache, attend_cached
-from rmjax.models.config import DecoderConfig, Rope
-from rmjax.models.layers import Constant, Normal, activate, param, rms_norm, rotate, rotations, softcap
+from rmjax.models.config import DecoderConfig, EncoderConfig, Rope
+from rmjax.models.layers import Constant, Dropout, Normal, activate, drop, param, rms_norm, rotate, rotations, softcap
 from rmjax.sharding import shard
 
 Mix = Callable[[Array, Array, Array], tuple[Array, Any]]  # q, k, v -> output [b t n h], what the caller keeps
@@ -71,7 +71,7 @@ class Block(nnx.Module):
         return y if bias is None else y + getattr(self, bias)[...].astype(x.dtype)
 
     def __call__(
-        self, x: Float[Array, "b t d"], rotation: Float[Array, "2 b t f"], mix: Mix
+        self, x: Float[Array, "b t d"], rotation: Float[Array, "2 b t f"], mix: Mix, dropout: Dropout | None = None
     ) -> tuple[Float[Array, "b t d"], Any]:
         c = self.config
         with jax.named_scope("attention"):
@@ -84,14 +84,16 @@ class Block(nnx.Module):
             q, k = rotate(q, rotation), rotate(k, rotation)
             o, kept = mix(shard(q, "batch", "length", "heads", None), k, v)
             y = self._project("btnh,nhd->btd", o, "wo", "bo" if c.out_bias else None)
-            x = shard(x + (self._norm(y, "attn_post_norm") if c.post_norms else y), "batch", "length", "act_embed")
+            y = self._norm(y, "attn_post_norm") if c.post_norms else y
+            x = shard(x + drop(y, dropout, 0), "batch", "length", "act_embed")
         with jax.named_scope("mlp"):
             y = self._norm(x, "mlp_norm")
             gate = self._project("btd,df->btf", y, "gate", "b_gate" if c.mlp_bias else None)
             up = self._project("btd,df->btf", y, "up", "b_up" if c.mlp_bias else None)
             z = shard(activate(gate, c.activation) * up, "batch", "length", "mlp")
             y = self._project("btf,fd->btd", z, "down", "b_down" if c.mlp_bias else None)
-            x = shard(x + (self._norm(y, "mlp_post_norm") if c.post_norms else y), "batch", "length", "act_embed")
+            y = self._norm(y, "mlp_post_norm") if c.post_norms else y
+            x = shard(x + drop(y, dropout, 1), "batch", "length", "act_embed")
         return x, kept
 
 
@@ -112,9 +114,13 @@ class Decoder(nnx.Module):
         positions: Int[Array, "b t"],
         group: Int[Array, "b t"],
         branch: Int[Array, "b t"],
+        dropout: Dropout | None = None,
     ) -> Float[Array, "b t d"]:
-        """Hidden states of packed rows (`data/rows.py`) after the final norm, in the activations' dtype."""
-        return self._layers(tokens, positions, _packed(positions, group, branch, self.config))[0]
+        """Hidden states of packed rows (`data/rows.py`) after the final norm, in the activations' dtype.
+
+        Dropout (training only) is before what attention and the MLP give is added to the residual stream.
+        """
+        return self._layers(tokens, positions, _packed(positions, group, branch, self.config), dropout)[0]
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Next-token logits, float32, the soft cap included. UserError where there is no output head."""
@@ -184,10 +190,12 @@ class Decoder(nnx.Module):
         x = table[tokens] * jnp.asarray(c.embed_scale, c.dtype)
         return shard(x, "batch", "length", "act_embed")
 
-    def _layers(self, tokens: Array, positions: Array, mix: Callable) -> tuple[Array, Any]:
+    def _layers(
+        self, tokens: Array, positions: Array, mix: Callable, dropout: Dropout | None = None
+    ) -> tuple[Array, Any]:
         """Embeds, walks the layers with `mix(q, k, v, layer) -> (o, kept)`, and norms.
 
-        What differs between layers (window, rope) is scanned beside their parameters.
+        What differs between layers (window, rope, dropout's streams) is scanned beside their parameters.
         """
         c = self.config
         turns = rotations(_ropes(c), c.head_dim, positions)
@@ -195,6 +203,7 @@ class Decoder(nnx.Module):
         layers = _Layer(
             window=jnp.asarray(windows, jnp.int32) if isinstance(windows, tuple) else None,
             rope=jnp.asarray(c.sliding, jnp.int32) if c.local_rope is not None else None,
+            dropout=None if dropout is None else dropout.at(jnp.arange(c.layers)),
         )
 
         def body(x: Array, xs: tuple[Block, _Layer]) -> tuple[Array, Any]:
@@ -202,12 +211,25 @@ class Decoder(nnx.Module):
             turn = turns[0] if layer.rope is None else turns[layer.rope]
             if layer.window is None:
                 layer = dataclasses.replace(layer, window=windows)
-            return block(x, turn, functools.partial(mix, layer=layer))
+            return block(x, turn, functools.partial(mix, layer=layer), layer.dropout)
 
         if c.remat:
             body = jax.checkpoint(body, policy=jax.checkpoint_policies.nothing_saveable)
-        x, kept = jax.lax.scan(body, self._embed(tokens), (self.blocks, layers), unroll=c.layers <= SHALLOW)
+        x, kept = walk(body, self._embed(tokens), (self.blocks, layers), c)
         return rms_norm(x, self.norm[...], c.norm_eps, c.norm_offset), kept
+
+
+def walk(body: Callable, x: Array, layers: Any, c: DecoderConfig | EncoderConfig) -> tuple[Array, Any]:
+    """`jax.lax.scan` over all layers; no backward pass is computed through the lowest `c.frozen` of them.
+
+    Where all of them are frozen there is none anyway: `Model.bind` gives neither them nor the embeddings a gradient.
+    """
+    scan = functools.partial(jax.lax.scan, body, unroll=c.layers <= SHALLOW)
+    if not 0 < c.frozen < c.layers:
+        return scan(x, layers)
+    x, low = scan(x, jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf[: c.frozen]), layers))
+    x, high = scan(x, jax.tree.map(lambda leaf: leaf[c.frozen :], layers))
+    return x, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high)
 
 
 def _ropes(c: DecoderConfig) -> tuple[Rope, ...]:
@@ -221,6 +243,7 @@ class _Layer:
 
     window: Any  # [] int32, or None
     rope: Any  # [] int32: which of the ropes, or None where there is one
+    dropout: Any  # `Dropout` with keys [b], or None
 
 
 def _packed(positions: Array, group: Array, branch: Array, c: DecoderConfig, keep: bool = False) -> Callable:

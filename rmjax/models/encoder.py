@@ -1,7 +1,9 @@
 """The encoder of the BERT family (arXiv:1810.04805): one block, its parameters stacked over layers and scanned.
 
 Every token sees its whole group, before and after it, so candidates cannot share a computed prompt: rows are packed
-with share=False. The token type is 0 in the prompt and 1 in the answer. There is no dropout.
+with share=False. The token type is 0 in the prompt and 1 in the answer. Dropout (training only) is
+where BERT has `hidden_dropout_prob`: after the embeddings' norm, and before what attention and the MLP give is added.
+Attention probabilities are not dropped: long rows recompute them by blocks.
 
 Dimensions: b rows, t tokens, d width, n heads, h head size, f feed-forward.
 """
@@ -15,8 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from rmjax.models.attention import attend_both_ways
 from rmjax.models.config import EncoderConfig
-from rmjax.models.decoder import SHALLOW
-from rmjax.models.layers import Constant, Normal, activate, layer_norm, param
+from rmjax.models.decoder import walk
+from rmjax.models.layers import Constant, Dropout, Normal, activate, drop, layer_norm, param
 from rmjax.sharding import shard
 
 NORMAL = Normal(0.02)  # BERT's own
@@ -57,15 +59,17 @@ class EncoderBlock(nnx.Module):
         y = jnp.einsum(pattern, x, getattr(self, weight)[...].astype(x.dtype))
         return y + getattr(self, bias)[...].astype(x.dtype)
 
-    def __call__(self, x: Float[Array, "b t d"], group: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+    def __call__(
+        self, x: Float[Array, "b t d"], group: Int[Array, "b t"], dropout: Dropout | None = None
+    ) -> Float[Array, "b t d"]:
         with jax.named_scope("attention"):
             q, k, v = (self._project("btd,dnh->btnh", x, f"w{name}", f"b{name}") for name in ("q", "k", "v"))
             o = attend_both_ways(shard(q, "batch", "length", "heads", None), k, v, group)
-            y = self._project("btnh,nhd->btd", o, "wo", "bo")
+            y = drop(self._project("btnh,nhd->btd", o, "wo", "bo"), dropout, 0)
             x = shard(self.attn_norm(x + y), "batch", "length", "act_embed")
         with jax.named_scope("mlp"):
             z = activate(self._project("btd,df->btf", x, "up", "b_up"), self.config.activation)
-            y = self._project("btf,fd->btd", shard(z, "batch", "length", "mlp"), "down", "b_down")
+            y = drop(self._project("btf,fd->btd", shard(z, "batch", "length", "mlp"), "down", "b_down"), dropout, 1)
             return shard(self.mlp_norm(x + y), "batch", "length", "act_embed")
 
 
@@ -89,6 +93,7 @@ class Encoder(nnx.Module):
         positions: Int[Array, "b t"],
         group: Int[Array, "b t"],
         branch: Int[Array, "b t"],
+        dropout: Dropout | None = None,
     ) -> Float[Array, "b t d"]:
         """Hidden states of rows packed with share=False, in the activations' dtype.
 
@@ -102,14 +107,16 @@ class Encoder(nnx.Module):
         )
         types = look(self.types, (branch > 0).astype(jnp.int32))
         x = self.norm(look(self.table, tokens, "vocab") + types + look(self.positions, positions))
-        x = shard(x, "batch", "length", "act_embed")
+        x = shard(drop(x, dropout, c.layers), "batch", "length", "act_embed")
+        streams = None if dropout is None else dropout.at(jnp.arange(c.layers))
 
-        def body(x: Array, block: EncoderBlock) -> tuple[Array, None]:
-            return block(x, group), None
+        def body(x: Array, layer: tuple[EncoderBlock, Dropout | None]) -> tuple[Array, None]:
+            block, dropout = layer
+            return block(x, group, dropout), None
 
         if c.remat:
             body = jax.checkpoint(body, policy=jax.checkpoint_policies.nothing_saveable)
-        return jax.lax.scan(body, x, self.blocks, unroll=c.layers <= SHALLOW)[0]
+        return walk(body, x, (self.blocks, streams), c)[0]
 
     def pooler(self, first: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         """tanh(W x + b) of a text's first token: what Hugging Face's classifiers read; float32."""

@@ -163,7 +163,7 @@ def write_config(c: DecoderConfig) -> dict[str, Any]:
     read = read_config(out, f"family {c.family!r}")
     for field in dataclasses.fields(c):
         want, got = getattr(c, field.name), getattr(read, field.name)
-        if field.name not in ("dtype", "remat", "lm_head") and want != got:
+        if field.name not in ("dtype", "remat", "frozen", "lm_head") and want != got:
             raise UserError(
                 f"model field {field.name}={want!r} cannot be saved as family {c.family!r}, which has {got!r}"
             )

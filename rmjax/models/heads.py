@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -110,6 +111,7 @@ class Prototypes:
     capacity: int = 32  # prototypes that there is room for
     gamma: float = 1.0  # how sharply near prototypes are preferred; kept as a parameter that is not trained
     mix: float = 0.5  # the prototypes' share of what is scored; kept likewise, so that it can follow a schedule
+    centred: bool = False  # z = A (x - c), c not trained: for features that differ by far less than their size
 
     def __post_init__(self) -> None:
         require("head.", self, "embed", "capacity", least=1)
@@ -133,10 +135,14 @@ class PrototypesHead(nnx.Module):
         self.gamma = param((), (), Constant(config.gamma), trainable=False)
         self.mix = param((), (), Constant(config.mix), trainable=False)
         self.weight = param((d,), (None,), Normal(1.0))
+        if config.centred:
+            self.centre = param((width,), ("act_embed",), Constant(0.0), trainable=False)
+        self.config = config
 
     def embed(self, features: Float[Array, "*b f"]) -> Float[Array, "*b d"]:
         """z."""
-        return _product(features, self.projection[...])
+        x = features.astype(jnp.float32)
+        return _product(x - jax.lax.stop_gradient(self.centre[...]) if self.config.centred else x, self.projection[...])
 
     def assign(self, features: Float[Array, "*b f"]) -> Float[Array, "*b k"]:
         """a: how much each prototype counts; 0 for those that are not valid."""
@@ -262,6 +268,27 @@ class Head:
     def embed(self, params: Any, features: Float[Array, "*b f"]) -> Float[Array, "*b d"]:
         """What contrastive and prototypical losses see; of an ensemble [*, k, d]."""
         return self.bind(params).embed(features)
+
+
+def as_linear(config: HeadConfig, params: Any) -> tuple[np.ndarray, float] | None:
+    """(w, b) with reward = w . x + b for all x, float64; None for a head that is not linear.
+
+    Linear are: a linear head, a prototypical one without a valid prototype, and the mean of heads that are linear.
+    """
+    host = lambda name: np.asarray(params[name], np.float64)
+    match config:
+        case Linear():
+            return host("weight"), float(host("bias")) if config.bias else 0.0
+        case Prototypes() if not np.any(host("valid") > 0.5):
+            weight = host("projection") @ host("weight")
+            return weight, -float(host("centre") @ weight) if config.centred else 0.0
+        case Ensemble(lcb=0.0):
+            members = [jax.tree.map(lambda leaf: leaf[i], params["heads"]) for i in range(config.members)]  # noqa: B023
+            found = [as_linear(config.of, member) for member in members]
+            if None not in found:
+                weights, biases = zip(*found, strict=True)
+                return np.mean(weights, axis=0), float(np.mean(biases))
+    return None
 
 
 @functools.lru_cache

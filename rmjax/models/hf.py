@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 
 from rmjax import json_file
 from rmjax.errors import UserError
-from rmjax.models import bert
+from rmjax.models import bert, head_file
 from rmjax.models.config import EncoderConfig
 from rmjax.models.families import ARCHITECTURES, read_config, write_config
+from rmjax.models.head_file import StandIn
 from rmjax.models.heads import Linear
 from rmjax.models.model import Model, Params, lookup, place
 from rmjax.models.tensors import TensorFiles, read_object, write_tensors
@@ -28,11 +29,14 @@ from rmjax.models.weights import Tensor, ignored, table
 from rmjax.sharding import tree_shardings
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+LINEAR = ("score.weight", "classifier.weight", "classifier.bias", "bert.pooler.dense.weight", "bert.pooler.dense.bias")
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def load(path: Path | str, *, mesh: Mesh | None = None) -> tuple[Model, Params]:
     """A directory -> (model, float32 parameters). A classifier with one label becomes a model with a linear head.
+
+    Where the directory has an exact head beside its weights (`head_file`), the model has that one.
 
     Raises:
       UserError: the directory, its config or its weights are missing, unsupported or do not fit each other.
@@ -56,12 +60,39 @@ def load_model(path: Path | str) -> Model:
     labels = raw.get("num_labels", len(raw.get("id2label", ("", ""))))  # two: Hugging Face's default
     if labels != 1:
         raise UserError(f"{path / 'config.json'}: a classifier with {labels} labels; a reward model has num_labels 1")
+    exact = head_file.read(path) if raw.get(head_file.FIELD) else None
     if isinstance(config, EncoderConfig):
+        if exact is not None:
+            return Model.of(dataclasses.replace(config, pooler=exact.pooler), exact.head, exact.pool)
         return Model.of(config, Linear(bias=True), pool=("pooler",))
     if not config.tied:
         with TensorFiles(path) as files:
             config = dataclasses.replace(config, lm_head="lm_head.weight" in files.names)
-    return Model.of(config, Linear())
+    return Model.of(config, Linear()) if exact is None else Model.of(config, exact.head, exact.pool)
+
+
+def load_stand_in(path: Path | str) -> tuple[Model, Params]:
+    """What transformers reads of a directory: its linear head, whether or not an exact one is beside it."""
+    path = _directory(path)
+    model = load_model(path)
+    if not has_exact_head(path):
+        return model, load_params(path, model)
+    encoder = isinstance(model.config, EncoderConfig)
+    config = dataclasses.replace(model.config, pooler=True) if encoder else model.config
+    model = Model.of(config, Linear(bias=encoder), pool=("pooler",) if encoder else ("last",))
+    return model, _load_params(path, model, exact=False, mesh=None)
+
+
+def has_exact_head(path: Path) -> bool:
+    """Whether the exact head is in files beside the weights."""
+    return bool(read_object(path / "config.json").get(head_file.FIELD))
+
+
+def expressible(model: Model) -> bool:
+    """Whether transformers' classifier of this backbone is the model, head and pooling included."""
+    encoder = isinstance(model.config, EncoderConfig)
+    plain = isinstance(model.head, Linear) and (encoder or not model.head.bias)
+    return plain and model.pool == (("pooler",) if encoder else ("last",))
 
 
 def load_params(path: Path | str, model: Model, *, mesh: Mesh | None = None) -> Params:
@@ -71,12 +102,19 @@ def load_params(path: Path | str, model: Model, *, mesh: Mesh | None = None) -> 
       UserError: a missing or unexpected tensor, or one of another shape, by its file and name.
     """
     path = _directory(path)
+    return _load_params(path, model, exact=model.head is not None and has_exact_head(path), mesh=mesh)
+
+
+def _load_params(path: Path, model: Model, *, exact: bool, mesh: Mesh | None) -> Params:
     shardings = None if mesh is None else tree_shardings(model.axes, model.shapes, mesh)
     params: Params = {}
+    ours = head_file.load(path, model) if exact else {}
+    shapes = {branch: shape for branch, shape in model.shapes.items() if not (exact and branch == "head")}
     with TensorFiles(path) as files:
         encoder = isinstance(model.config, EncoderConfig)
         used = {"lm_head.weight"} if not encoder and model.config.tied else set()  # some hold the tied table twice
-        for row, shape in table(model.config.family, model.shapes, bert.prefix(files.names) if encoder else ""):
+        used |= set(LINEAR) if exact else set()  # of the head that stands in for ours
+        for row, shape in table(model.config.family, shapes, bert.prefix(files.names) if encoder else ""):
             layers = range(shape[0]) if row.stacked else (None,)
             value = np.empty(shape, np.float32)
             for layer in layers:
@@ -92,6 +130,9 @@ def load_params(path: Path | str, model: Model, *, mesh: Mesh | None = None) -> 
                 f"{files.file(extra[0])}: tensor {extra[0]!r} ({len(extra)} in all) is not part of the "
                 f"{model.config.family} model in config.json; use the config.json saved with these weights"
             )
+    for name, value in ours.items():
+        keys = tuple(name.split("."))
+        _set(params, keys, place(value, None if mesh is None else lookup(shardings, keys)))
     return params
 
 
@@ -104,6 +145,7 @@ def save(
     eos: Sequence[int] = (),
     pad: int | None = None,
     files: Callable[[Path], object] | None = None,
+    stand_in: StandIn | None = None,
     dtype: str = "float32",
     max_shard: int = 5 * 2**30,
 ) -> Path:
@@ -117,6 +159,7 @@ def save(
       eos: ids that end a text, where they are not the tokenizer's own.
       pad: the padding id, where it is not the tokenizer's own.
       files: writes further files into the directory that it is given.
+      stand_in: what transformers reads, where it has no class for the model; the exact head goes into `head_file`'s.
       dtype: of the tensors on disk: float32, bfloat16 or float16.
       max_shard: bytes per file at most; more than one file gets an index.
 
@@ -126,7 +169,10 @@ def save(
     path = Path(path)
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} cannot be saved; use one of {', '.join(DTYPES)}")
-    config = _config(model) | {"dtype": dtype, "torch_dtype": dtype} | _token_ids(tokenizer, eos, pad)
+    theirs, their_params = (model, params) if stand_in is None else (stand_in.model, stand_in.params)
+    config = _config(theirs) | {"dtype": dtype, "torch_dtype": dtype} | _token_ids(tokenizer, eos, pad)
+    if stand_in is not None:
+        config[head_file.FIELD] = head_file.JSON
     if path.exists() and not (path.is_dir() and ((path / "config.json").is_file() or not any(path.iterdir()))):
         raise UserError(f"{path}: exists and is not a model directory, so it is not replaced; choose another place")
     # A fixed name, so that a killed run's leftovers are found and removed by the next one.
@@ -135,9 +181,12 @@ def save(
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
-        _write_params(work, model, params, np.dtype(DTYPES[dtype]), max_shard)
+        _write_params(work, theirs, their_params, np.dtype(DTYPES[dtype]), max_shard)
+        exact = None if stand_in is None else jax.tree.map(_host, head_file.part(model, params))
         if work is not None:
             json_file.write(work / "config.json", config)
+            if exact is not None:
+                head_file.write(work, model, exact, stand_in.nearest)
             if model.head is None and not isinstance(model.config, EncoderConfig):
                 json_file.write(work / "generation_config.json", {name: config[name] for name in TOKEN_IDS})
             if tokenizer is not None:
@@ -165,7 +214,8 @@ def _config(model: Model) -> dict[str, Any]:
         return out | {"architectures": [plain]}
     if not isinstance(model.head, Linear):
         raise UserError(
-            f"a {type(model.head).__name__} head has no Hugging Face form: save a checkpoint, or the backbone"
+            f"a {type(model.head).__name__} head has no Hugging Face form: give a linear head to stand in for it "
+            "(methods/nearest.py)"
         )
     pool = ("pooler",) if encoder else ("last",)
     if model.pool != pool:

@@ -62,6 +62,32 @@ def param(shape: tuple[int, ...], axes: tuple[str | None, ...], init: Init, *, t
     return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, init=init, trainable=trainable)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Inverted dropout (arXiv:1207.0580): a share `rate` of values becomes 0, the others are divided by 1 - rate.
+
+    Every row of a batch has a stream of its own, so that neither a mesh nor a split into microbatches changes a mask.
+    """
+
+    keys: Any  # [*n, b] random keys
+    rate: float = dataclasses.field(metadata={"static": True})
+
+    def at(self, number: int | Int[Array, "*n"]) -> Dropout:
+        """Streams of their own for a place, a view or (numbers [n]) each of n layers."""
+        fold = lambda n: jax.vmap(jax.random.fold_in, (0, None))(self.keys, n)
+        return dataclasses.replace(self, keys=jax.vmap(fold)(number) if jnp.ndim(number) else fold(number))
+
+    def __call__(self, x: Float[Array, "b *n d"]) -> Float[Array, "b *n d"]:
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(self.keys)
+        return jnp.where(kept, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+def drop(x: Float[Array, "b *n d"], dropout: Dropout | None, place: int) -> Float[Array, "b *n d"]:
+    """x after the dropout of one of a layer's places; x itself where there is none."""
+    return x if dropout is None else dropout.at(place)(x)
+
+
 class Parts(NamedTuple):
     """A module's static part, and trees of its parameters (nested dicts) of what is known without their values."""
 

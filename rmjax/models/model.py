@@ -23,7 +23,7 @@ from rmjax.models.config import DecoderConfig, EncoderConfig
 from rmjax.models.decoder import Decoder
 from rmjax.models.encoder import Encoder
 from rmjax.models.heads import HeadConfig
-from rmjax.models.layers import Init, parts
+from rmjax.models.layers import Dropout, Init, parts
 from rmjax.models.pooling import Pool
 from rmjax.sharding import tree_shardings
 
@@ -50,10 +50,11 @@ class Network(nnx.Module):
         positions: Int[Array, "b t"],
         group: Int[Array, "b t"],
         branch: Int[Array, "b t"],
+        dropout: Dropout | None = None,
     ) -> Float[Array, "b t d"]:
         """Final hidden states of packed rows (`data/rows.py`), in the activations' dtype."""
         backbone = self.encoder if isinstance(self.config, EncoderConfig) else self.decoder
-        return backbone.hidden(tokens, positions, group, branch)
+        return backbone.hidden(tokens, positions, group, branch, dropout)
 
     def pooled(self, hidden: Float[Array, "b t d"], rows: Rows) -> Float[Array, "b c f"]:
         """Each candidate's features, as the model's `pool` says."""
@@ -125,6 +126,9 @@ class Model:
 
     def bind(self, params: Params) -> Network:
         """The network with these parameters; call it inside jit."""
+        if self.config.frozen:
+            still = lambda depth, leaf: jax.lax.stop_gradient(leaf) if np.all(depth <= self.config.frozen) else leaf
+            params = jax.tree.map(still, self.depths, params)
         return nnx.merge(self.graphdef, params)
 
     def with_config(self, **changes: Any) -> Model:
@@ -150,6 +154,27 @@ class Model:
             return place(init(rng, shape.shape), None if shardings is None else lookup(shardings, names))
 
         return jax.tree_util.tree_map_with_path(draw, inits, shapes)
+
+    @property
+    def depths(self) -> Any:
+        """How deep each parameter lies: a tree of int arrays that broadcast over the parameters.
+
+        Embeddings (an encoder's norm of them as well): 0. Layers, lowest first: 1 to L. A decoder's final norm and
+        untied output head: L + 1. The reward head and an encoder's pooler: L + 2.
+        """
+        layers = self.config.layers
+        backbone = "encoder" if isinstance(self.config, EncoderConfig) else "decoder"
+        above = {"decoder": ("norm", "unembed"), "encoder": ()}[backbone]
+
+        def depth(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+            branch, name, *_ = (key.key for key in path)
+            if branch != backbone or name.startswith("pool_"):
+                return np.array(layers + 2)
+            if name == "blocks":
+                return np.arange(1, layers + 1).reshape(-1, *(1,) * (len(shape.shape) - 1))
+            return np.array(layers + 1 if name in above else 0)
+
+        return jax.tree_util.tree_map_with_path(depth, self.shapes)
 
     @property
     def matrices(self) -> Any:

@@ -6,7 +6,7 @@
     mean     the mean over all tokens of prompt and answer, special tokens included
     answer   the mean over the answer's tokens, its end token included
 
-Several kinds are concatenated in the given order.
+Several kinds are concatenated in the given order. `unit_` before a kind divides that part by its norm.
 
 Dimensions: b rows, t tokens, c candidate slots, d width, m indices.
 """
@@ -27,6 +27,8 @@ from rmjax.models.config import DecoderConfig, EncoderConfig
 Pool = tuple[str, ...]
 DECODER: Pool = ("last", "mean", "answer")  # a decoder's first token has seen nothing but itself
 ENCODER: Pool = ("last", "cls", "pooler", "mean", "answer")
+UNIT = "unit_"
+TINY = 1e-12  # a norm below it counts as this
 
 
 def default(config: DecoderConfig | EncoderConfig) -> Pool:
@@ -40,10 +42,18 @@ def check(kinds: Pool, config: DecoderConfig | EncoderConfig) -> None:
     if not kinds or len(set(kinds)) < len(kinds):
         raise UserError(f"model field pool={kinds}: give one or more of {', '.join(known)}, each once")
     for kind in kinds:
-        if kind not in known:
-            raise UserError(f"model field pool={kinds}: {kind!r} is not one of {', '.join(known)} for this model")
-    if "pooler" in kinds and not config.pooler:
+        if plain(kind) not in known:
+            raise UserError(
+                f"model field pool={kinds}: {kind!r} is not one of {', '.join(known)} for this model, with or without "
+                f"{UNIT} before it"
+            )
+    if "pooler" in map(plain, kinds) and not config.pooler:
         raise UserError(f"model field pool={kinds}: this encoder was saved without its pooler; use 'cls' or 'mean'")
+
+
+def plain(kind: str) -> str:
+    """A kind without `unit_`."""
+    return kind.removeprefix(UNIT)
 
 
 def take_tokens(hidden: Float[Array, "b t d"], index: Int[Array, "b m"]) -> Float[Array, "b m d"]:
@@ -64,6 +74,10 @@ def pool(module: Any, hidden: Float[Array, "b t d"], rows: Rows, kinds: Sequence
 
 
 def _one(module: Any, hidden: Array, rows: Rows, kind: str) -> Float[Array, "b c d"]:
+    if kind.startswith(UNIT):
+        part = _one(module, hidden, rows, plain(kind)).astype(jnp.float32)
+        # Of the square, or the norm's gradient at 0 would be NaN.
+        return part * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(part), axis=-1, keepdims=True), TINY**2))
     match kind:
         case "last":
             return take_tokens(hidden, rows.slot_last)

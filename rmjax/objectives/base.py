@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,6 +41,22 @@ class LossOutput:
 
 @typing.runtime_checkable
 class Objective(typing.Protocol):
-    """Maps rows to a weighted loss; a frozen dataclass of hyper-parameters, never of arrays."""
+    """Maps rows to a weighted loss; a frozen dataclass of hyper-parameters, never of arrays.
+
+    One that compares all rows of a batch with each other says `whole_batch = True`: it is not split into microbatches.
+    """
 
     def __call__(self, model: Any, params: Any, rows: Any) -> LossOutput: ...
+
+
+Gradient = Callable[[Objective, Any, Any], tuple[Any, LossOutput]]  # (objective, params, rows) -> its mean's gradient
+
+
+@typing.runtime_checkable
+class OwnGradient(typing.Protocol):
+    """An objective whose direction is not the gradient of one loss at the parameters, but is made of such gradients.
+
+    `gradient` is the trainer's: it splits the rows into microbatches and adds exactly.
+    """
+
+    def direction(self, gradient: Gradient, params: Any, batch: Any) -> tuple[Any, LossOutput]: ...

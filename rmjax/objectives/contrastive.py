@@ -9,16 +9,25 @@ The total loss of the paper is L_BT + beta * L_contrastive; beta = 1 for SimCSE,
 SwAV on differences (20 prototypes). It does not state temperatures or Sinkhorn's settings: the defaults here are those
 of SimCSE (arXiv:2104.08821) and SwAV (arXiv:2006.09882).
 
+`Contrastive` is that total for a whole network under dropout; its parts serve heads on frozen features too.
+
 Dimensions: n pairs, r rows of a view, d width of a feature, k prototypes.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from rmjax.data.rows import Group, Rows
+from rmjax.objectives.base import LossOutput, Mean
+from rmjax.objectives.pairwise import Pairwise
+from rmjax.objectives.scores import hidden_states, pair_features
 
 Form = Literal["direct", "difference"]
 
@@ -98,3 +107,45 @@ def swav(
     codes = [jax.lax.stop_gradient(sinkhorn(s, epsilon, iterations, mask)) for s in scores]
     losses = -sum(jnp.sum(codes[1 - i] * jax.nn.log_softmax(scores[i] / temperature), -1) for i in (0, 1))
     return jnp.sum(jnp.where(mask, losses, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contrastive:
+    """L_ranking (mean of two dropout passes) + beta L_cl between the passes' pooled features (section 3.1, total loss).
+
+    Rows come with dropout, and whole batches at once: every answer of a batch is compared with every other. Pairs of
+    weight 0 are left out of both losses. With `loss` swav the model's head is `models.centred.Centred`.
+    """
+
+    ranking: Pairwise
+    loss: Literal["simcse", "swav"]
+    beta: float
+    form: Form
+    temperature: float
+    whole_batch: ClassVar[bool] = True
+
+    def check(self, groups: Iterable[Group], model: Any = None) -> None:
+        """Raises UserError for what the ranking loss cannot use."""
+        self.ranking.check(groups, model)
+
+    def __call__(self, model: Any, params: Any, batch: Rows) -> LossOutput:
+        """ValueError for rows without dropout: the two passes would be one."""
+        if batch.dropout is None:
+            raise ValueError("a contrastive loss compares two dropout passes: the rows have no dropout")
+        module, passes, views = model.bind(params), [], []
+        for view in (0, 1):
+            own = dataclasses.replace(batch, dropout=batch.dropout.at(view))
+            hidden = hidden_states(module, own)
+            passes.append(self.ranking.on(module, hidden, own))
+            views.append(rows(*pair_features(module, hidden, own), self.form))
+        mask = jnp.tile(((batch.pairs[..., 0] >= 0) & (batch.weight > 0)).reshape(-1), 2)
+        if self.loss == "simcse":
+            apart = simcse(*views, self.temperature, mask)
+        else:
+            apart = swav(*views, module.head.centres[...], self.temperature, mask=mask)
+        first, second = passes
+        weight = first.loss.weight
+        total = (first.loss.total + second.loss.total) / 2 + self.beta * apart * weight
+        one = jnp.ones((), jnp.float32)
+        metrics = {**first.metrics, "ranking": first.loss, self.loss: Mean(apart, one)}
+        return LossOutput(Mean(total, weight), metrics)

@@ -6,17 +6,26 @@
 
 The second gradient is taken at theta' and applied at theta: no second derivatives.
 
-Dimensions: k answers of one prompt.
+`MetaRm` is this for a whole network on packed rows.
+
+Dimensions: k answers of one prompt; b rows, p pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from rmjax.data.rows import Group, Rows, TwoRows
+from rmjax.objectives.base import Gradient, LossOutput, Mean
+from rmjax.objectives.pairwise import Pairwise
+from rmjax.objectives.scores import Scalar
 
 Params = Any
 
@@ -30,10 +39,18 @@ def difference_loss(rewards: Float[Array, "*b k"], mask: Bool[Array, "*b k"] | N
     mask = jnp.ones(rewards.shape, bool) if mask is None else mask
     i, j = jnp.triu_indices(rewards.shape[-1], 1)
     both = mask[..., i] & mask[..., j]
-    gap = rewards[..., i] - rewards[..., j]
-    gap = gap * jnp.sign(gap)  # |gap|, whose gradient at 0 is 0 where jnp.abs has 1
-    terms = jnp.where(both, jax.nn.sigmoid(gap), 0.0)
+    terms = jnp.where(both, apart(rewards[..., i] - rewards[..., j]), 0.0)
     return 2.0 * jnp.sum(terms, -1) / jnp.maximum(jnp.sum(mask, -1), 1) ** 2
+
+
+def apart(gap: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """sigmoid(|gap|), whose gradient at 0 is 0 (that of jnp.abs is 1)."""
+    return jax.nn.sigmoid(gap * jnp.sign(gap))
+
+
+def ahead(params: Params, up: Params, eta: float | Array) -> Params:
+    """theta' = theta + eta grad J(theta)."""
+    return jax.tree.map(lambda p, g: p + eta * g, params, up)
 
 
 def lookahead(
@@ -46,6 +63,43 @@ def lookahead(
         descend: the Bradley-Terry loss of labelled pairs.
         eta: the ascent's step; 0 gives the plain gradient.
     """
-    up = jax.grad(ascend)(params)
-    ahead = jax.tree.map(lambda p, g: p + eta * g, params, up)
-    return jax.value_and_grad(descend)(ahead)
+    return jax.value_and_grad(descend)(ahead(params, jax.grad(ascend)(params), eta))
+
+
+def unlabelled(id: str, prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> Group:
+    """The answers of one prompt for `Difference`: every two are a pair, and all pairs together weigh 1."""
+    pairs = list(itertools.combinations(range(len(completions)), 2))
+    return Group(id=id, prompt=prompt, completions=completions, pairs=pairs, weight=[1 / len(pairs)] * len(pairs))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """J on packed rows of `unlabelled` groups, whatever each one's k."""
+
+    def __call__(self, model: Any, params: Params, rows: Rows) -> LossOutput:
+        scores, there = Scalar()(model, params, rows), rows.pairs[..., 0] >= 0
+        one, other = (jnp.take_along_axis(scores, jnp.maximum(rows.pairs[..., i], 0), axis=1) for i in (0, 1))
+        # The pair's weight is 1 / (k (k - 1) / 2): so k; and 2 / k^2 times a sum is (k - 1) / k times a mean.
+        k = (1.0 + jnp.sqrt(1.0 + 8.0 / jnp.where(there, rows.weight, 1.0))) / 2.0
+        return LossOutput(Mean.of(apart(one - other) * (k - 1.0) / k, jnp.where(there, rows.weight, 0.0)), {})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetaRm:
+    """The gradient of the ranking loss at theta + eta grad J(theta), to be applied at theta (arXiv:2405.00438, alg. 1).
+
+    The optimizer moves theta by it as by any gradient (the paper writes plain gradient descent).
+    """
+
+    ranking: Pairwise
+    eta: float
+
+    def check(self, groups: Iterable[Group], model: Any = None) -> None:
+        """Raises UserError for what the ranking loss cannot use."""
+        self.ranking.check(groups, model)
+
+    def direction(self, gradient: Gradient, params: Params, batch: TwoRows) -> tuple[Params, LossOutput]:
+        """Both gradients are exact for any number of microbatches."""
+        up, spread = gradient(Difference(), params, batch.unlabelled)
+        grads, out = gradient(self.ranking, ahead(params, up, self.eta), batch.labelled)
+        return grads, LossOutput(out.loss, {**out.metrics, "difference": spread.loss})

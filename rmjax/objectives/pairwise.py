@@ -77,6 +77,13 @@ class Pairwise:
     unweighted pairs' scores, TRL's `center_rewards_coefficient`; only a scalar head has the free constant that it pins
     down.
 
+    `sft` and `dpo` beside a scalar head are GRM's regularisers (arXiv:2406.10216, section 3): they keep the hidden
+    states fit for the language model's output head. `dpo` adds its DPO without reference, per pair and under the pair's
+    weight, -log sigmoid(dpo_beta (log pi(better) - log pi(worse))) of log-probabilities summed over the completion.
+    Departures: the paper mixes, (1 - a) L_BT + a L_reg with a = 0.01, where this adds (the same up to a factor that
+    Adam divides out, with dpo = a / (1 - a)); a smoothed pair is smoothed here too, as by `loss`, or a tie would be
+    taught as a preference; the margin column is in units of the reward and stays out.
+
     Metrics carry TRL's names. For `Implicit`: rewards/chosen, rewards/rejected, rewards/accuracies, rewards/margins,
     logps/chosen, logps/rejected; for scalar scores: accuracy, margin, mean_reward, min_reward, max_reward. They count
     every pair (mean, min and max: every candidate) once, whatever its weight, and leave the margin column out.
@@ -88,6 +95,8 @@ class Pairwise:
     label_smoothing: float = 0.0  # probability that a label is wrong, for sigmoid (conservative DPO) and robust
     sft: float = 0.0
     center: float = 0.0
+    dpo: float = 0.0  # of a decoder with a scalar head: GRM's regulariser; the paper's is 0.01, useful 0.005 to 0.05
+    dpo_beta: float = 0.1  # its scale of log-probabilities
 
     def __post_init__(self) -> None:
         if self.loss not in ("sigmoid", "ipo", "hinge", "robust"):
@@ -102,9 +111,14 @@ class Pairwise:
             raise UserError(
                 f"label_smoothing={self.label_smoothing}: must lie in {self.probabilities} for loss={self.loss!r}"
             )
-        require("objective.", self, "sft", "center", least=0)
+        require("objective.", self, "sft", "center", "dpo", least=0)
+        require("objective.", self, "dpo_beta", above=0)
         if self.center and isinstance(self.score, Implicit):
             raise UserError(f"center={self.center}: centring is for scalar heads; set it to 0 with the implicit score")
+        if self.dpo and isinstance(self.score, Implicit):
+            raise UserError(f"dpo={self.dpo}: it regularises scalar heads; set it to 0 with the implicit score")
+        if self.dpo_beta != 0.1 and not self.dpo:
+            raise UserError(f"dpo_beta={self.dpo_beta}: there is no such term while dpo is 0; set dpo, or leave it out")
 
     def check(self, groups: Iterable[Group], model: Any = None) -> None:
         """Refuses data that this objective cannot use or would ignore.
@@ -112,10 +126,17 @@ class Pairwise:
         Raises:
           UserError: no pairs at all; a column that is not as long as the pairs; a weight that is negative or not
             finite; a smoothing, alone or combined with `label_smoothing`, outside [0, 1] (robust: [0, 0.5)) or under
-            a loss without smoothing; no reference log-probabilities (Implicit); no reward head (Scalar).
+            a loss without smoothing; no reference log-probabilities (Implicit); no reward head (Scalar); `sft` or `dpo`
+            without an output head.
         """
         groups = list(groups)
         self.score.check(groups, model)
+        for name in ("sft", "dpo"):
+            if getattr(self, name) and model is not None and not getattr(model.config, "lm_head", False):
+                raise UserError(
+                    f"objective.{name}={getattr(self, name)}: the model has no output head, whose log-probabilities it "
+                    "needs; start from a language model, or set it to 0"
+                )
         if not any(len(g.pairs) for g in groups):
             raise UserError(f"no pairs in any of {len(groups)} groups: nothing to train on")
         for g in groups:
@@ -167,9 +188,12 @@ class Pairwise:
 
     def __call__(self, model: Any, params: Any, rows: Rows) -> LossOutput:
         module = model.bind(params)
-        hidden = hidden_states(module, rows)
+        return self.on(module, hidden_states(module, rows), rows)
+
+    def on(self, module: Any, hidden: Float[Array, "b t d"], rows: Rows) -> LossOutput:
+        """The loss, given what the forward pass left: for objectives that read the hidden states themselves as well."""
         logps = None
-        if self.score.needs_logps or self.sft:
+        if self.score.needs_logps or self.sft or self.dpo:
             logps = slot_sums(token_logps(module, hidden, rows), rows)
         scores = self.score.of(module, hidden, logps, rows)
 
@@ -185,6 +209,10 @@ class Pairwise:
         losses = self.per_pair(chosen - rejected - rows.margin, rows.smooth)
         if self.sft:
             losses = losses - self.sft * better(logps / slot_lengths(rows))
+        if self.dpo:
+            regulariser = robust_loss if self.loss == "robust" else sigmoid_loss
+            smooth = either_flip(rows.smooth, self.label_smoothing)
+            losses = losses + self.dpo * regulariser(self.dpo_beta * (better(logps) - worse(logps)), smooth)
         if self.center:
             losses = losses + self.center * jnp.square(chosen + rejected)
         weight = jnp.where(there, rows.weight, 0.0)

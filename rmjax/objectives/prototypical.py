@@ -8,6 +8,8 @@ only, which a new answer does not have; prototypes here are of the pooled featur
 scores; distances are squared, because IMP's threshold (arXiv:1902.04552, appendix) is one of squared distances; the
 served score goes through the prototypes, where the code's last stage drops them.
 
+`ProtoRm` is this for a whole network, whose head is `models.heads.Prototypes`; its parts serve frozen features too.
+
 Shapes are fixed: K prototypes of which a boolean `valid` says which are there.
 
 Dimensions: n answers, K prototypes, d width.
@@ -15,13 +17,20 @@ Dimensions: n answers, K prototypes, d width.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rmjax.models.heads import squared_distances
+from rmjax.data.rows import Group, Rows
+from rmjax.models.heads import log_assignments, squared_distances
+from rmjax.objectives.base import LossOutput, Mean
+from rmjax.objectives.pairwise import Pairwise
+from rmjax.objectives.scores import hidden_states, pair_features
 
 REJECTED, CHOSEN = 0, 1  # classes, as in `models.heads.Prototypes`
 
@@ -152,3 +161,35 @@ def kmeans_pp(
             nearest = jnp.where(there, gap if i == 0 else jnp.minimum(nearest, gap), 0.0)
     classes = jnp.repeat(jnp.array([REJECTED, CHOSEN]), count)
     return jnp.stack(found), classes, jnp.stack(valid)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProtoRm:
+    """L_ranking + `assignment` mean(-log sum_{k: c_k = label} a_k) + `diversity` diversity, on packed rows.
+
+    A pair's two assignment losses are weighted as the pair is, so that any number of microbatches gives one gradient.
+    """
+
+    ranking: Pairwise
+    assignment: float
+    diversity: float
+
+    def check(self, groups: Iterable[Group], model: Any = None) -> None:
+        """Raises UserError for what the ranking loss cannot use."""
+        self.ranking.check(groups, model)
+
+    def __call__(self, model: Any, params: Any, rows: Rows) -> LossOutput:
+        module = model.bind(params)
+        hidden = hidden_states(module, rows)
+        ranked, head = self.ranking.on(module, hidden, rows), module.head
+        table, valid, classes = head.prototypes[...], head.valid[...], jax.lax.stop_gradient(head.classes[...])
+        both = jnp.stack(pair_features(module, hidden, rows), axis=1)
+        log_a = log_assignments(head.embed(both), table, valid, head.gamma[...])
+        labels = jnp.array([CHOSEN, REJECTED])
+        pulled = jax.vmap(lambda a: assignment_loss(a, classes, labels))(log_a)
+        weight = jnp.where(rows.pairs[..., 0] >= 0, rows.weight, 0.0).reshape(-1)
+        pulled = Mean.of(pulled, weight)
+        apart = diversity(table, classes, jax.lax.stop_gradient(valid) > 0.5)
+        total = ranked.loss.total + self.assignment * pulled.total + self.diversity * apart * ranked.loss.weight
+        extra = {"ranking": ranked.loss, "assignment": pulled, "diversity": Mean(apart, jnp.ones((), jnp.float32))}
+        return LossOutput(Mean(total, ranked.loss.weight), {**ranked.metrics, **extra})

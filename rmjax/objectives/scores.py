@@ -76,8 +76,17 @@ def slot_lengths(rows: Rows) -> Float[Array, "b c"]:
 
 
 def hidden_states(module: Any, rows: Rows) -> Float[Array, "b t d"]:
-    """The backbone's final hidden states of packed rows."""
-    return module.hidden(rows.tokens, rows.positions, rows.group, rows.branch)
+    """The backbone's final hidden states of packed rows, with the rows' dropout, if any."""
+    return module.hidden(rows.tokens, rows.positions, rows.group, rows.branch, rows.dropout)
+
+
+def pair_features(
+    module: Any, hidden: Float[Array, "b t d"], rows: Rows
+) -> tuple[Float[Array, "n f"], Float[Array, "n f"]]:
+    """What the head reads, float32, of the better and worse candidates of n = b p pairs; absent ones mean nothing."""
+    pooled = module.pooled(hidden, rows).astype(jnp.float32)
+    better, worse = (take_tokens(pooled, rows.pairs[..., side]) for side in (0, 1))
+    return better.reshape(-1, better.shape[-1]), worse.reshape(-1, worse.shape[-1])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

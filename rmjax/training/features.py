@@ -3,14 +3,16 @@
     DIR/<key>/00000.npy   [2, n, f] float32: chosen and rejected features of the first SHARD pairs
     DIR/<key>/00000.json  the hash of that file's bytes, written after it
 
-`key` stands for everything that decides a feature: every bit of the parameters, the model's config, its pooling, the
-token contract, and each pair's id, prompt and answers in order. Files are written whole and renamed, so a killed run
-goes on at the first shard that is missing. A shard whose bytes are not those that were written (a copy cut short, a bad
-disk) is computed again, and that is said; it is never read. NaN and infinite features are refused before they are kept.
+`key` stands for everything that decides a feature: every bit of the parameters, the model's config (but for `FREE`),
+its pooling, the token contract, and each pair's id, prompt and answers in order. Files are written whole and renamed,
+so a killed run goes on at the first shard that is missing. A shard whose bytes are not those that were written (a copy
+cut short, a bad disk) is computed again, and that is said; it is never read. NaN and infinite features are refused
+before they are kept.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -36,6 +38,7 @@ from rmjax.records import Preference
 
 console = Console()
 SHARD = 2048  # pairs a file
+FREE = ("frozen", "remat")  # fields of a model's config that change no feature
 
 
 def groups_of(contract: Any, items: Sequence[Preference]) -> list[Group]:
@@ -78,7 +81,9 @@ def compute(
 def key_of(model: Model, params: Params, contract: Any, items: Sequence[Preference]) -> str:
     """32 hex digits that stand for all that decides the features."""
     total = hashlib.blake2b(digest_size=16)
-    facts = {"format": 1, "config": repr(model.config), "pool": list(model.pool), "contract": contract.contract()}
+    config = {f.name: repr(getattr(model.config, f.name)) for f in dataclasses.fields(model.config)}
+    config = {name: value for name, value in config.items() if name not in FREE}
+    facts = {"format": 2, "config": config, "pool": list(model.pool), "contract": contract.contract()}
     total.update(json.dumps(facts, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path({k: v for k, v in params.items() if k != "head"}):
         total.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())

@@ -20,21 +20,28 @@ def train_flops(model: Any, rows: Rows) -> float:
     6 N per token that is not padding, N being the decoder's matrices without the embedding table; 6 d v per scored
     token for its logits (none where the model has a reward head); 12 heads head_dim per layer and pair of tokens that
     see each other. A decoder's token at position p sees p + 1 tokens, whatever candidate it belongs to, or a window of
-    them; an encoder's token sees its whole group. What remat computes twice counts once.
+    them; an encoder's token sees its whole group. What remat computes twice counts once. The lowest `config.frozen`
+    layers, and a frozen output head, have a forward pass only: a third of it (a tied table's head: two thirds, for
+    gradients pass through it to the layers).
     """
     config = model.config
+    frozen = min(config.frozen, config.layers)
+    body = 6.0 * body_size(model) * (1 - frozen / config.layers * 2 / 3)
     there = rows.group >= 0
     if not model.share:
         counts = [np.bincount(line[line >= 0]).astype(np.int64) for line in rows.group]
         pairs = sum(int(np.sum(n * n)) for n in counts)
-        return 6.0 * body_size(model) * np.count_nonzero(there) + 12.0 * config.embed * config.layers * pairs
+        return body * np.count_nonzero(there) + 12.0 * config.embed * (config.layers - frozen * 2 / 3) * pairs
     seen = rows.positions[there].astype(np.int64) + 1
     windows = config.windows
     if not isinstance(windows, tuple):
         windows = (seen.size and int(seen.max()) if windows is None else windows,) * config.layers
-    visible = sum(windows.count(w) * int(np.minimum(seen, w).sum()) for w in set(windows))
+    each = {w: int(np.minimum(seen, w).sum()) for w in set(windows)}
+    visible = sum(each[w] for w in windows) - 2 / 3 * sum(each[w] for w in windows[:frozen])
     logits = 0 if model.head is not None else config.embed * config.vocab * np.count_nonzero(rows.target >= 0)
-    return 6.0 * (body_size(model) * seen.size + logits) + 12.0 * config.heads * config.head_dim * visible
+    if config.frozen:
+        logits *= 1 / 3 if config.frozen > config.layers else 2 / 3 if config.tied else 1
+    return body * seen.size + 6.0 * logits + 12.0 * config.heads * config.head_dim * visible
 
 
 @functools.lru_cache(maxsize=64)

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from rmjax.bounds import require
 from rmjax.data import packing
 from rmjax.data.limits import require_context
-from rmjax.data.pipeline import batches
-from rmjax.data.rows import Group, Rows
+from rmjax.data.pipeline import Together, batches
+from rmjax.data.rows import Group, Rows, TwoRows
 from rmjax.errors import UserError
 from rmjax.objectives.base import Objective
 from rmjax.progress import Meter, say
@@ -26,7 +27,7 @@ from rmjax.sharding import RULES, spec
 from rmjax.training.checkpoint import FOLDER, Checkpoints, checksum, describe, fingerprint
 from rmjax.training.flops import measured_peak, train_flops
 from rmjax.training.metrics import Log, Window, Work
-from rmjax.training.optimizer import Optimizer, transform
+from rmjax.training.optimizer import Optimizer, share_of, transform
 from rmjax.training.recorder import Recorder
 from rmjax.training.state import abstract_state, current_mesh, new_state
 from rmjax.training.step import train_step
@@ -38,7 +39,16 @@ FREE = ("save_every", "keep", "log_every", "quiet", "peak_flops")  # fields of `
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
-    """How long and with what to train."""
+    """How long, with what and which parameters to train.
+
+    freeze: the embeddings and the lowest layers keep every bit; no backward pass goes through them, nothing of theirs
+    decays, and the gradient's norm is that of the others. A tied output head is the embedding table: frozen with it.
+
+    head_only: the first updates move the reward head and an encoder's pooler (new or not), and compute no backward pass
+    below. Then Adam starts anew for all of them, with moments and count 0, as if a second training began (linear
+    probing, then fine-tuning: arXiv:2202.10054): moments that were kept for the head alone would come with a count that
+    is wrong for all others. The schedule of the rate goes on, for it counts all updates.
+    """
 
     optimizer: Optimizer = Optimizer()
     steps: int = 0  # updates; or give epochs
@@ -49,6 +59,9 @@ class Train:
     save_every: int = 0  # updates between checkpoints; the last update has one too; 0: none
     keep: int = 2  # newest checkpoints kept
     log_every: int = 10  # updates averaged in a row of metrics.jsonl
+    dropout: float = 0.0  # share of the layers' outputs dropped in training; scores never are
+    freeze: int = 0  # lowest layers that are not trained, nor are the embeddings then; 0: all is trained
+    head_only: float = 0.0  # first updates, which move the head and an encoder's pooler only; below 1: a share of all
     pairs_per_group: int | None = None  # pairs drawn anew at every visit of a group; None: all
     length: int = 0  # tokens of a row; 0: what the longest group needs
     peak_flops: float = 0.0  # FLOP/s of one device, for MFU; 0: measured where the run is long enough
@@ -57,6 +70,8 @@ class Train:
     def __post_init__(self) -> None:
         require("train.", self, "batch", "microbatches", "log_every", "keep", least=1)
         require("train.", self, "steps", "epochs", "save_every", "length", "peak_flops", "seed", least=0)
+        require("train.", self, "freeze", "head_only", least=0)
+        require("train.", self, "dropout", least=0, below=1)
         if self.pairs_per_group is not None:
             require("train.", self, "pairs_per_group", least=1)
         if self.batch % self.microbatches:
@@ -65,6 +80,14 @@ class Train:
             raise UserError(
                 f"train.steps={self.steps}, train.epochs={self.epochs}: give one of the two, and 0 for the other"
             )
+
+    def check(self, model: Any) -> None:
+        """Raises UserError where the model has fewer layers than are to be frozen, or no head to train alone."""
+        layers = model.config.layers
+        if self.freeze > layers:
+            raise UserError(f"train.freeze={self.freeze}: the model has {layers} layers; give at most {layers}")
+        if self.head_only and model.head is None:
+            raise UserError(f"train.head_only={self.head_only}: the model has no reward head; set it to 0")
 
 
 def fit(
@@ -77,6 +100,7 @@ def fit(
     *,
     name: str,
     contract: Mapping[str, Any] | None = None,
+    unlabelled: Sequence[Group] = (),
 ) -> Any:
     """Trains a copy of `params` on groups; returns the new parameters.
 
@@ -89,13 +113,16 @@ def fit(
     Args:
       name: shown beside the progress bar.
       contract: the token contract of the data (`Chat.contract()`), kept with the checkpoints.
+      unlabelled: for an objective that wants a batch of them with every update (`objectives/meta.py: unlabelled`).
 
     Raises:
-      UserError: data that the objective cannot use, a batch that does not split over the devices, a folder that cannot
-        be written or holds the checkpoints of another run, a loss that is not finite.
+      UserError: data that the objective cannot use, layers or a head that the model does not have, a batch that does
+        not split over the devices, a folder that cannot be written or holds the checkpoints of another run, a loss that
+        is not finite.
       SystemExit: 0, after SIGTERM.
     """
     objective.check(groups, model)
+    train.check(model)
     require_context(groups, model.context)
     shape = packing.fit(groups, length=train.length, pairs_per_group=train.pairs_per_group, share=model.share)
     data = batches(
@@ -108,16 +135,32 @@ def fit(
         pairs_per_group=train.pairs_per_group,
         share=model.share,
     )
+    if unlabelled:
+        require_context(unlabelled, model.context)
+        shape = packing.fit(unlabelled, share=model.share)
+        more = batches(unlabelled, shape, batch=train.batch, seed=train.seed, steps=data.total, share=model.share)
+        data = Together(data, more)
     mesh = current_mesh()
     check_mesh(train, mesh)
     tx = transform(train.optimizer.direction, model)
-    step = train_step(model, objective, train.optimizer, train.microbatches)
+    head_only = share_of(train.head_only, data.total)
+    if head_only >= data.total:
+        raise UserError(
+            f"train.head_only={train.head_only}: {head_only} updates of the head alone leave none of {data.total} for "
+            "the rest; give a share below 1, or train longer"
+        )
+    whole = model.with_config(frozen=train.freeze)
+    first = model.with_config(frozen=model.config.layers + 1) if head_only else whole
+    steps = {
+        part: train_step(part, objective, train.optimizer, train.microbatches, train.dropout) for part in (first, whole)
+    }
 
     checkpoints = resumed = None
     if folder is not None and (train.save_every or (folder / FOLDER).exists()):
-        settings = _settings(model, params, objective, groups, train, contract)
+        settings = _settings(model, params, objective, [*groups, *unlabelled], train, contract)
         checkpoints = Checkpoints(folder / FOLDER, settings, keep=train.keep)
         resumed = checkpoints.restore(abstract_state(model, tx), data)
+    seed = np.uint32(train.seed % 2**32)  # a number of the size that a device takes
     start, state, sums = resumed or (0, new_state(model, tx, params), None)
 
     with (
@@ -131,11 +174,14 @@ def fit(
             begin = time.perf_counter()
             rows = next(data)
             record.speed.wait(time.perf_counter() - begin)
-            work = _work(model, rows)
+            part = first if number <= head_only else whole
+            if number == head_only + 1 and head_only:
+                state = dataclasses.replace(state, opt_state=jax.tree.map(jnp.zeros_like, state.opt_state))
+            work = _work(part, rows)
             if folder is not None and number == start + 1:
                 record.speed.peak = _peak(model, train, mesh, work.flops * (data.total - start))
             rate = train.optimizer.rate(number - 1, data.total)
-            state, metrics = step(state, place_rows(rows, mesh), rate)
+            state, metrics = steps[part](state, place_rows(rows, mesh), rate, seed)
             record.put(number, rate, metrics, work)
 
             stop = termination.asked(number)
@@ -173,7 +219,7 @@ def check_mesh(train: Train, mesh: Mesh | None) -> None:
             )
 
 
-def place_rows(rows: Rows, mesh: Mesh | None) -> Rows:
+def place_rows(rows: Rows | TwoRows, mesh: Mesh | None) -> Rows | TwoRows:
     """This process's rows as its part of the batch that lies over the whole mesh."""
     if mesh is None:
         return rows
@@ -181,8 +227,11 @@ def place_rows(rows: Rows, mesh: Mesh | None) -> Rows:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), rows)
 
 
-def _work(model: Any, rows: Rows) -> Work:
+def _work(model: Any, rows: Rows | TwoRows) -> Work:
     """Every process has about as many tokens as this one."""
+    if isinstance(rows, TwoRows):
+        parts = [_work(model, part) for part in (rows.labelled, rows.unlabelled)]
+        return Work(*map(sum, zip(*parts, strict=True)))
     processes = jax.process_count()
     return Work(processes * int(np.count_nonzero(rows.group >= 0)), processes * train_flops(model, rows))
 

@@ -1,4 +1,4 @@
-"""AdamW with warm-up, a schedule, clipping and a decay mask.
+"""AdamW with warm-up, a schedule, clipping, a decay mask, rates that fall with depth, and parameters left alone.
 
 The learning rate is not part of the compiled step but an argument of it, computed here on the host. So a search over
 learning rates, schedules and numbers of steps compiles once, and the rate that is logged is the rate that was used.
@@ -11,6 +11,9 @@ import functools
 import math
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rmjax.bounds import require
@@ -30,6 +33,7 @@ class Optimizer:
     eps: float = 1e-8
     weight_decay: float = 0.0  # of matrices and tables only; norms and biases are left alone
     clip: float = 1.0  # the global gradient norm's limit; 0: none
+    layer_decay: float = 1.0  # a layer's share of the rate of the one above it, down to the embeddings; 1: all alike
 
     def __post_init__(self) -> None:
         if self.schedule not in ("cosine", "linear", "constant"):
@@ -39,6 +43,7 @@ class Optimizer:
         require("optimizer.", self, "warmup", "weight_decay", "clip", least=0)
         require("optimizer.", self, "end", least=0, most=1)
         require("optimizer.", self, "b1", "b2", least=0, below=1)
+        require("optimizer.", self, "layer_decay", above=0, most=1)
         if self.schedule == "constant" and self.end:
             raise UserError(f"optimizer.end={self.end}: a constant schedule has no end; set it to 0 or use cosine")
 
@@ -48,7 +53,7 @@ class Optimizer:
         Warm-up is linear and its first update already moves: update i of w has (i + 1) / (w + 1) of the peak. The
         update after it has the peak, and the last one exactly `end` of it.
         """
-        warmup = round(self.warmup * steps) if self.warmup < 1 else round(self.warmup)
+        warmup = share_of(self.warmup, steps)
         if step < warmup:
             return self.learning_rate * (step + 1) / (warmup + 1)
         done = (step - warmup) / max(1, steps - 1 - warmup)
@@ -67,16 +72,51 @@ class Optimizer:
         return dataclasses.replace(self, learning_rate=1.0, schedule="constant", warmup=0.0, end=0.0)
 
 
+def share_of(updates: float, steps: int) -> int:
+    """A setting in updates, or below 1 in shares of all `steps`, as a number of updates."""
+    return round(updates * steps) if updates < 1 else round(updates)
+
+
 @functools.lru_cache(maxsize=64)
 def transform(optimizer: Optimizer, model: Any) -> optax.GradientTransformation:
     """Gradients -> the direction of the update, to be multiplied by minus the learning rate.
 
+    Clipping and Adam come first, then weight decay, then `shares`, as in torch's parameter groups: a rate that is lower
+    makes the decay weaker too. The state has the same structure whatever is frozen: moments of frozen parameters are
+    there, and 0 as long as their gradients are.
+
     Args:
       optimizer: what `Optimizer.direction` keeps matters.
-      model: its `matrices` (a tree of booleans) says which parameters decay.
+      model: its `matrices` (a tree of booleans) says which parameters decay, its `depths` how fast they learn, its
+        config's `frozen` which are not trained: their direction is 0, so that they keep every bit.
     """
     parts = [optax.clip_by_global_norm(optimizer.clip)] if optimizer.clip else []
     parts.append(optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps))
     if optimizer.weight_decay:
         parts.append(optax.add_decayed_weights(optimizer.weight_decay, mask=lambda params: model.matrices))
-    return optax.chain(*parts)
+    adamw, each = optax.chain(*parts), shares(optimizer, model)
+    if all(np.all(share == 1) for share in jax.tree.leaves(each)):
+        return adamw
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        directions, state = adamw.update(grads, state, params)
+        # Not a product with 0, which can be -0 and then turns a parameter's -0 into 0.
+        return jax.tree.map(lambda s, d: jnp.where(s > 0, s * d, 0.0), each, directions), state
+
+    return optax.GradientTransformation(adamw.init, update)
+
+
+def shares(optimizer: Optimizer, model: Any) -> Any:
+    """Each parameter's share of the learning rate: a tree of float32 arrays that broadcast over the parameters.
+
+    `layer_decay` ** (L - l) for layer l = 1 to L, for embeddings with l = 0; 1 for what is above the layers (a
+    decoder's final norm and output head, an encoder's pooler, the reward head); 0 for what is frozen. So the top layer
+    has the full rate, as in ULMFiT (arXiv:1801.06146, section 3.2); others count the head as one step more.
+    """
+    layers, frozen = model.config.layers, model.config.frozen
+
+    def share(depth: np.ndarray) -> np.ndarray:
+        learns = (depth > frozen) | (frozen == 0)
+        return np.where(learns, optimizer.layer_decay ** np.maximum(layers - depth, 0.0), 0.0).astype(np.float32)
+
+    return jax.tree.map(share, model.depths)

@@ -1,7 +1,8 @@
-"""The training step: one jitted, donated function per (model, objective, optimizer's direction, microbatches)."""
+"""The training step: a jitted, donated function per model, objective, optimizer's direction, microbatches, dropout."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -10,31 +11,50 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmjax.data.rows import Rows
-from rmjax.objectives.base import LossOutput, Mean, Objective
+from rmjax.data.rows import Rows, TwoRows
+from rmjax.errors import UserError
+from rmjax.models.layers import Dropout
+from rmjax.objectives.base import LossOutput, Mean, Objective, OwnGradient
 from rmjax.training.optimizer import Optimizer, transform
 from rmjax.training.state import TrainState
 
-Step = Callable[[TrainState, Rows, float], tuple[TrainState, dict[str, Mean]]]
+Step = Callable[..., tuple[TrainState, dict[str, Mean]]]
 
 
-def train_step(model: Any, objective: Objective, optimizer: Optimizer, microbatches: int = 1) -> Step:
-    """Returns `step(state, rows, learning_rate) -> (state, metrics)`; `state` is donated.
+def train_step(
+    model: Any, objective: Objective, optimizer: Optimizer, microbatches: int = 1, dropout: float = 0.0
+) -> Step:
+    """Returns `step(state, rows, learning_rate, seed=0) -> (state, metrics)`; `state` is donated.
+
+    Dropout's masks are a function of the seed, the update's number and a row's place in the batch: a resumed run
+    repeats them, and neither the mesh nor the number of microbatches changes them.
 
     Memoised on everything that the program depends on, the learning rate not being among it: a second training with
-    another rate, schedule or length compiles nothing.
+    another rate, schedule, length or seed compiles nothing.
 
     Metrics: loss, grad_norm (before clipping), and the objective's.
+
+    Raises:
+      UserError: microbatches for an objective that needs whole batches.
     """
-    return _train_step(model, objective, optimizer.direction, microbatches)
+    if microbatches > 1 and getattr(objective, "whole_batch", False):
+        raise UserError(
+            f"train.microbatches={microbatches}: this objective compares all answers of a batch, which cannot be "
+            "split; set it to 1"
+        )
+    return _train_step(model, objective, optimizer.direction, microbatches, dropout)
 
 
 @functools.lru_cache(maxsize=64)
-def _train_step(model: Any, objective: Objective, optimizer: Optimizer, microbatches: int) -> Step:
+def _train_step(model: Any, objective: Objective, optimizer: Optimizer, microbatches: int, dropout: float) -> Step:
     tx = transform(optimizer, model)
 
     @functools.partial(jax.jit, donate_argnames="state")
-    def step(state: TrainState, rows: Rows, learning_rate: float) -> tuple[TrainState, dict[str, Mean]]:
+    def step(
+        state: TrainState, rows: Rows | TwoRows, learning_rate: float, seed: int = 0
+    ) -> tuple[TrainState, dict[str, Mean]]:
+        if dropout:
+            rows = with_dropout(rows, jax.random.fold_in(jax.random.key(seed), state.step), dropout)
         grads, out = gradients(model, objective, state.params, rows, microbatches)
         norm = optax.tree.norm(grads)
         directions, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -45,13 +65,36 @@ def _train_step(model: Any, objective: Objective, optimizer: Optimizer, microbat
     return step
 
 
-def gradients(
-    model: Any, objective: Objective, params: Any, rows: Rows, microbatches: int = 1
-) -> tuple[Any, LossOutput]:
-    """The gradient of the batch's mean loss, and the batch's loss and metrics.
+def with_dropout(rows: Rows | TwoRows, key: jax.Array, rate: float) -> Rows | TwoRows:
+    """The rows with a stream of dropout each."""
+    if isinstance(rows, TwoRows):
+        parts = (
+            with_dropout(x, jax.random.fold_in(key, i), rate) for i, x in enumerate((rows.labelled, rows.unlabelled))
+        )
+        return TwoRows(*parts)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows.tokens.shape[0]))
+    return dataclasses.replace(rows, dropout=Dropout(keys, rate))
 
-    Sums of losses and of weights are accumulated over microbatches and divided once, so that ragged batches give the
-    same gradient however they are split.
+
+def gradients(
+    model: Any, objective: Objective | OwnGradient, params: Any, rows: Rows | TwoRows, microbatches: int = 1
+) -> tuple[Any, LossOutput]:
+    """The gradient of the batch's mean loss, or the direction that the objective makes of such gradients.
+
+    With it come the batch's loss and metrics.
+    """
+    if isinstance(objective, OwnGradient):
+        mean = lambda objective, params, rows: _mean_gradient(model, objective, params, rows, microbatches)
+        return objective.direction(mean, params, rows)
+    return _mean_gradient(model, objective, params, rows, microbatches)
+
+
+def _mean_gradient(
+    model: Any, objective: Objective, params: Any, rows: Rows, microbatches: int
+) -> tuple[Any, LossOutput]:
+    """Sums of losses and of weights are accumulated over microbatches and divided once.
+
+    So ragged batches give the same gradient however they are split.
     """
 
     def summed(params: Any, rows: Rows) -> tuple[jax.Array, LossOutput]:

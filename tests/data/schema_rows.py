@@ -112,7 +112,7 @@ FULL = [
     (
         "ultrafeedback",
         implicit(prompt="Why?", prompt_id="p", messages=turns("Why?", CHOSEN), score_chosen=2, score_rejected=2),
-        [pair(margin=0.0, meta={"prompt_id": "p"})],
+        [pair(margin=0.0, tie=True, meta={"prompt_id": "p"})],
     ),
     ("ultrafeedback", explicit(score_chosen=2, score_rejected=1), [pair(margin=1.0)]),
     (

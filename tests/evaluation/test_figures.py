@@ -6,8 +6,9 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from rmjax.evaluation import figures
+from rmjax.evaluation import curves, figures, matrix, rounds
 from rmjax.evaluation.calibration import calibration
+from rmjax.statistics import Interval
 
 
 def parsed(svg: str) -> xml.etree.ElementTree.Element:
@@ -59,3 +60,17 @@ def test_moving_mean(width):
 def test_curves_by_stage():
     curves = {"SFT/loss": [1], "SFT/rewards/chosen": [2], "accuracy": [3]}
     assert figures.curves_by_stage(curves) == {"SFT": [("loss", [1]), ("rewards/chosen", [2])], "": [("accuracy", [3])]}
+
+
+def test_a_matrix_has_its_numbers_and_names():
+    cells = {(s, t): Interval(v, v - 0.01, v + 0.01, 5) for s, t, v in (("a", "a", 0.7), ("a", "b", 0.4))}
+    svg = matrix.figure(cells, ["a"], ["a", "b"], label="l")
+    assert ">70.0</text>" in svg and ">40.0</text>" in svg and svg.count(">± 1.0</text>") == 2
+    assert "var(--right)" in svg and "var(--wrong)" in svg
+    zero = matrix.figure({("a", "a"): Interval(0.02, 0.01, 0.03, 5)}, ["a"], ["a"], label="l", zero=0.0)
+    assert ">+2.0</text>" in zero
+
+
+def test_a_grid_of_curves():
+    html = rounds.grid({"<b>": [curves.Dot(0, 0.5, 0.4, 0.6), curves.Dot(1, 0.25, 0.25, 0.25)]}, across="round")
+    assert "round 1" in html and "50.0±10.0" in html and "25.0±0.0" in html and "&lt;b&gt;" in html

@@ -3,15 +3,25 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import pytest
+import tokenizers
+import transformers
 
 from rmjax import config, jsonl
+from rmjax.data.text_pair import TextPair
 from rmjax.jobs.gfriend import GfriendJob
 from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.train import TrainJob
+from rmjax.models import hf
+from rmjax.models.config import EncoderConfig
+from rmjax.models.model import Model
 from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
 from rmjax.worlds.judge_world import PROMPT, JudgeWorld
+from rmjax.worlds.language import WORDS
+
+ENCODER_POSITIONS = 24
 
 # Small enough for a test. Verdicts are forced, for the model has hardly learnt to write.
 SETTINGS = """
@@ -68,3 +78,32 @@ def trained(files, tmp_path_factory) -> TrainJob:
     )
     job.run("python -m rmjax.launch train")
     return job
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> Path:
+    """A random encoder that knows the world's words; a conversation of the world hardly fits."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(w.lower() for w in WORDS)]
+    words = list(dict.fromkeys(words))
+    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    inner.normalizer = tokenizers.normalizers.BertNormalizer()
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    special = [(name, words.index(name)) for name in ("[CLS]", "[SEP]")]
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=ENCODER_POSITIONS,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    model = Model.of(
+        EncoderConfig(vocab=len(words), layers=1, embed=16, heads=2, mlp=32, max_positions=ENCODER_POSITIONS)
+    )
+    folder, pair = tmp_path_factory.mktemp("encoder") / "base", TextPair(tokenizer, length=ENCODER_POSITIONS)
+    return hf.save(folder, model, model.init(jax.random.key(0)), tokenizer=tokenizer, pad=pair.pad, files=pair.save)

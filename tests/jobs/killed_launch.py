@@ -1,6 +1,6 @@
 """The launcher, killed (SIGKILL) at a moment that is too short to be hit by watching files.
 
-python killed_launch.py rollout | checkpoint | export  LAUNCHER'S ARGUMENTS
+python killed_launch.py rollout | score | checkpoint | export  LAUNCHER'S ARGUMENTS
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 
 from rmjax import jsonl, launch
 from rmjax.data.chat import Chat
+from rmjax.evaluation.pairwise import ItemScore
+from rmjax.jobs import score
 from rmjax.records import Rollout
 from rmjax.training.checkpoint import Checkpoints
 
-WHOLE = 5  # rollouts on file before the one that is torn
+WHOLE = 5  # lines on file before the one that is torn
 
 
 def die(*_: Any) -> None:
@@ -25,10 +27,20 @@ def die(*_: Any) -> None:
 
 def in_a_rollout() -> None:
     """In the middle of a line of the sampler's file."""
+    in_a_line(Rollout)
+
+
+def in_a_score() -> None:
+    """In the middle of a line of scores.jsonl, in the second part of four items."""
+    score.PART = 4
+    in_a_line(ItemScore)
+
+
+def in_a_line(type_: type) -> None:
     usual, left = jsonl.Appender.append, [WHOLE]
 
     def append(self: jsonl.Appender, record: Any) -> None:
-        left[0] -= isinstance(record, Rollout)
+        left[0] -= isinstance(record, type_)
         if left[0] < 0:
             with Path(self.path).open("ab") as file:
                 file.write(jsonl.encode(record, self.path)[:-20])
@@ -56,5 +68,7 @@ def in_an_export() -> None:
 
 
 if __name__ == "__main__":
-    {"rollout": in_a_rollout, "checkpoint": after_a_checkpoint, "export": in_an_export}[sys.argv[1]]()
+    moments = {"rollout": in_a_rollout, "score": in_a_score}
+    moments |= {"checkpoint": after_a_checkpoint, "export": in_an_export}
+    moments[sys.argv[1]]()
     launch.main(sys.argv[2:])

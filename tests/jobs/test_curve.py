@@ -11,10 +11,8 @@ from scipy import stats
 from rmjax import config, json_file, jsonl, launch
 from rmjax.errors import UserError
 from rmjax.evaluation import curves
-from rmjax.evaluation.curves import figure
+from rmjax.evaluation.curves import Dot, figure
 from rmjax.evaluation.pairwise import compare_runs
-from rmjax.evaluation.sections import ReportData
-from rmjax.evaluation.summary import Group
 from rmjax.jobs.curve import BASELINE, Curve
 from rmjax.methods.frozen import Bench
 from rmjax.worlds.judge_world import JudgeWorld
@@ -110,24 +108,13 @@ def test_refused_before_any_file_is_read(options, said, capsys):
 
 
 def test_figure_has_a_panel_a_method():
-    point = lambda method, labels, at: Group(
-        method=method,
-        labels=labels,
-        accuracy=at,
-        low=at - 0.02,
-        high=at + 0.02,
-        over="2 label draws, one seed",
-        values=(at, at),
-        n=10,
-        seconds=1.0,
-        ties=0.0,
-        unparsed=0.0,
-    )
-    found = [point(m, n, 0.5 + i / 10) for i, m in enumerate((BASELINE, "a", "b")) for n in (50, 100)]
-    svg = figure(found, baseline=BASELINE)
+    dots = lambda at: [Dot(n, at, at - 0.02, at + 0.02) for n in (100, 50)]
+    lines = {m: dots(0.5 + i / 10) for i, m in enumerate((BASELINE, "a", "b"))}
+    show = lambda lines: figure(lines, baseline=BASELINE, across="labels", label="l", log=True)
+    svg = show(lines)
     assert svg.count(">a</text>") == 1 and svg.count(">b</text>") == 1 and f">{BASELINE}</text>" not in svg
-    assert ">50</text>" in svg and ">100</text>" in svg
-    assert figure(found[:2], baseline=BASELINE).count(f">{BASELINE}</text>") == 1  # alone, it is the panel
+    assert ">50</text>" in svg and ">100</text>" in svg and ">labels</text>" in svg
+    assert show({BASELINE: lines[BASELINE]}).count(f">{BASELINE}</text>") == 1  # alone, it is the panel
 
 
 def test_holm():
@@ -151,11 +138,6 @@ def test_holm():
         console.print(curves.comparison_table({("+ smoothing by strength", 1503): same}))
     text = shown.get()
     assert "…" not in text and len(text.splitlines()) == 4 and "undecided" in text
-
-
-def test_a_report_without_a_place_for_the_curves_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="0 places"):
-        curves.write(tmp_path / "r.html", ReportData(title="t", testbed="real data"), baseline=BASELINE)
 
 
 def _path(job, name):

@@ -2,8 +2,13 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import killed_launch
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -12,6 +17,7 @@ from rmjax import jsonl
 from rmjax.errors import UserError
 from rmjax.evaluation.calibrator import Calibrator
 from rmjax.evaluation.pairwise import ItemScore
+from rmjax.jobs import score
 from rmjax.jobs.reward import load_reward, save_calibrator
 from rmjax.jobs.score import ScoreJob, model_name, same_items
 from rmjax.jobs.score_report import ResponseScore
@@ -57,12 +63,49 @@ def test_the_summary_has_every_figure(scored):
 
 
 def test_rewardbenchs_files(scored):
-    name = model_name(scored.model.path)
-    folder = Path(scored.workdir) / "rewardbench"
+    owned = model_name(scored.model.path)
+    folder, name = Path(scored.workdir) / "rewardbench", owned.replace("/", "-")
     lines = [json.loads(line) for line in (folder / f"{name}_outputs.jsonl").read_text().splitlines()]
     assert len(lines) == 4 and all(line["text_chosen"] != line["text_rejected"] for line in lines)
     assert all("<eos>" in line["text_chosen"] for line in lines)  # what is scored, the end token included
     assert json.loads((folder / f"{name}.json").read_text())["num_prompts"] == 4
+    board = json.loads((folder / "eval-set" / f"{owned}.json").read_text())
+    assert board["model"] == owned and board["math-prm"] == sum(line["results"] for line in lines) / 4
+    kept = json.loads((folder / "eval-set-scores" / f"{owned}.json").read_text())
+    assert kept["scores_chosen"] == [line["scores_chosen"] for line in lines]
+
+
+def test_the_page_shows_calibration(scored):
+    page = (Path(scored.workdir) / "report.html").read_text()
+    assert 'id="calibration"' in page and "Reliability diagram of reward model" in page and "longer answer wins" in page
+    assert "By subset" in page and "<script" not in page
+
+
+def test_a_killed_run_goes_on(scored, tmp_path, monkeypatch):
+    """Killed in the middle of a line of the second part: the first part is not scored again, and the bytes agree."""
+    monkeypatch.setattr(score, "PART", 4)
+    unbroken = dataclasses.replace(scored, workdir=str(tmp_path / "unbroken"))
+    unbroken.run("")
+    work = tmp_path / "killed"
+    given = f"--workdir {work} --model.path {scored.model.path} --data.path {scored.data.path} --more {scored.more[0]}"
+    command = [sys.executable, killed_launch.__file__, "score", "score", *given.split()]
+    one = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}  # as in this process
+    killed = subprocess.run(command, env=one, capture_output=True, text=True, timeout=400)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    *whole, torn = (work / "scores.jsonl").read_bytes().split(b"\n")
+    assert len(whole) == killed_launch.WHOLE and torn
+    usual, parts = score.slot_scores, []
+    monkeypatch.setattr(score, "slot_scores", lambda *a, **k: parts.append(len(a[2])) or usual(*a, **k))
+    job = dataclasses.replace(scored, workdir=str(work))
+    job.run("")
+    assert parts == [4, 4]  # of three parts
+    assert (work / "scores.jsonl").read_bytes() == (tmp_path / "unbroken" / "scores.jsonl").read_bytes()
+    job.run("")
+    assert parts == [4, 4]  # a run that is done scores nothing
+    lines = jsonl.read(work / "scores.jsonl", ItemScore)
+    jsonl.write(work / "scores.jsonl", lines[1:])
+    with pytest.raises(UserError, match="holds scores of other items"):
+        job.run("")
 
 
 def test_two_models_are_compared_on_the_same_items(scored, tmp_path):
@@ -102,8 +145,8 @@ def test_items_that_may_still_be_dropped():
 def test_the_name_of_a_model(tmp_path, monkeypatch):
     (tmp_path / "run" / "export").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "run" / "export")
-    assert model_name(".") == "run-export" and model_name("../export/") == "run-export"
-    assert model_name("owner/name") == "owner-name"
+    assert model_name(".") == "run/export" and model_name("../export/") == "run/export"
+    assert model_name("owner/name") == "owner/name"
 
 
 def test_single_responses(scored, files, tmp_path):

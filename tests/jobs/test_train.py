@@ -83,7 +83,7 @@ def test_a_run_killed_in_its_training_goes_on(trained, tmp_path):
     given |= {"train.steps": 3, "train.epochs": 0, "train.save-every": 2}
     flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, killed_launch.__file__, "checkpoint", "train", *flags]
-    alone = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}  # as in this process
+    alone = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}  # as in this process
     killed = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert [p.name for p in (tmp_path / "w" / "train" / "checkpoints").iterdir()] == ["2"]

@@ -22,7 +22,7 @@ def test_a_sound_model_passes(finished, files, tmp_path):
     )
     job.run("")
     checks = json.loads((tmp_path / "v" / "summary.json").read_text())["checks"]
-    assert len(checks) == 8 and all(c["passed"] for c in checks)
+    assert len(checks) == 9 and all(c["passed"] for c in checks)
 
 
 def test_a_failed_check_exits_with_1(finished, files, tmp_path, monkeypatch):

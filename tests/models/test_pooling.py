@@ -15,7 +15,10 @@ from rmjax.objectives.reference import packed_scores
 from rmjax.objectives.scores import hidden_states
 
 DECODER = DecoderConfig(vocab=61, layers=1, embed=8, heads=2, kv_heads=1, head_dim=4, mlp=12)
-ALL = {"encoder": ("last", "cls", "pooler", "mean", "answer"), "decoder": ("last", "mean", "answer")}
+ALL = {
+    "encoder": ("last", "cls", "pooler", "mean", "answer", "unit_pooler", "unit_mean"),
+    "decoder": ("last", "mean", "answer", "unit_last"),
+}
 ITEMS = groups(4)
 
 
@@ -25,7 +28,7 @@ def one(params: dict, h: np.ndarray, prompt: int) -> dict[str, np.ndarray]:
     if "encoder" in params:
         p = params["encoder"]
         out["pooler"] = np.tanh(h[0] @ np.asarray(p["pool_weight"]) + np.asarray(p["pool_bias"]))
-    return out
+    return out | {f"unit_{kind}": part / np.sqrt(np.sum(part**2)) for kind, part in out.items()}
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
@@ -90,6 +93,7 @@ def test_empty_rows_are_finite():
         (CONFIG, ("max",), "'max' is not one of last, cls, pooler, mean, answer"),
         (CONFIG, (), "give one or more of last"),
         (CONFIG, ("cls", "cls"), "each once"),
+        (DECODER, ("unit_cls",), "'unit_cls' is not one of last, mean, answer"),
     ],
 )
 def test_impossible_pools(config, pool: tuple[str, ...], says: str):

@@ -11,6 +11,9 @@ from loss_oracle import example_groups, logp64, model, reward64, to_rows, unshar
 
 from rmjax.data.rows import Group
 from rmjax.errors import UserError
+from rmjax.models.config import EncoderConfig
+from rmjax.models.heads import Linear
+from rmjax.models.model import Model
 from rmjax.objectives.pairwise import Pairwise, either_flip, hinge_loss, ipo_loss, robust_loss, sigmoid_loss
 from rmjax.objectives.scores import Implicit, LogProb, Scalar
 from rmjax.training.step import gradients
@@ -132,6 +135,11 @@ def oracle(params, groups, objective: Pairwise):
                 "hinge": jnp.maximum(0, 1 - d),
                 "ipo": (d / objective.score.beta - 1 / (2 * objective.score.beta)) ** 2,
             }[objective.loss]
+            h = objective.dpo_beta * (logps[a] - logps[b])
+            up, down = jnp.log1p(jnp.exp(-h)), jnp.log1p(jnp.exp(h))
+            robust = objective.loss == "robust"
+            keep = ((1 - e) * up - e * down) / (1 - 2 * e) if robust else (1 - e) * up + e * down
+            loss = loss + objective.dpo * keep
             loss = loss - objective.sft * logps[a] / lengths[a] + objective.center * (scores[a] + scores[b]) ** 2
             total, weight, count = total + w * loss, weight + w, count + 1
     return total / (weight if objective.normalise == "weight" else count)
@@ -147,11 +155,13 @@ OBJECTIVES = [
     Pairwise(loss="ipo", score=Implicit(beta=0.2, length_normalised=True)),
     Pairwise(score=Scalar(), center=0.01),
     Pairwise(score=Scalar(), sft=0.1),
+    Pairwise(score=Scalar(), dpo=0.2, dpo_beta=0.3, label_smoothing=0.05),
+    Pairwise(score=Scalar(), loss="robust", dpo=0.2),
 ]
 
 
 @pytest.mark.parametrize(
-    "objective", OBJECTIVES, ids=lambda o: f"{o.loss}-{type(o.score).__name__}-{o.sft}-{o.label_smoothing}"
+    "objective", OBJECTIVES, ids=lambda o: f"{o.loss}-{type(o.score).__name__}-{o.sft}-{o.dpo}-{o.label_smoothing}"
 )
 def test_packed_is_unshared_is_oracle(objective):
     m = model(isinstance(objective.score, Scalar))
@@ -297,6 +307,30 @@ def test_scalar_needs_a_head():
         Pairwise(score=Scalar()).check([GOOD], model())
 
 
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+def test_log_probabilities_need_an_output_head(name):
+    objective = Pairwise(score=Scalar(), **{name: 0.1})
+    objective.check([GOOD], model(head=True))
+    encoder = Model.of(EncoderConfig(vocab=7, layers=1, embed=4, heads=1, mlp=4), Linear())
+    for without in (encoder, model(head=True).with_config(lm_head=False)):
+        with pytest.raises(UserError, match=rf"^objective.{name}=0.1: the model has no output head"):
+            objective.check([GOOD], without)
+
+
+def test_the_regulariser_trains_the_output_head(setup):
+    """And at 0 there is no such term: the same program, which leaves that head alone."""
+    _, _, groups = setup
+    m, rows = model(head=True), to_rows([groups])
+    params = m.init(jax.random.key(0))
+    program = lambda o: str(jax.make_jaxpr(lambda p: gradients(m, o, p, rows)[0])(m.shapes))
+    assert program(Pairwise(score=Scalar(), dpo=0.0)) == program(Pairwise(score=Scalar()))
+    grads, _ = gradients(m, Pairwise(score=Scalar(), dpo=0.1), params, rows)
+    dead = [k for k, g in jax.tree_util.tree_leaves_with_path(grads) if not np.any(np.asarray(g))]
+    assert not dead
+    plain, _ = gradients(m, Pairwise(score=Scalar()), params, rows)
+    assert not np.any(plain["decoder"]["unembed"]) and np.any(grads["decoder"]["unembed"])
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -306,6 +340,10 @@ def test_scalar_needs_a_head():
         lambda: Pairwise(sft=math.inf),
         lambda: Pairwise(score=Scalar(), center=math.nan),
         lambda: Pairwise(center=0.1),
+        lambda: Pairwise(dpo=0.1),
+        lambda: Pairwise(score=Scalar(), dpo=-0.1),
+        lambda: Pairwise(score=Scalar(), dpo=0.1, dpo_beta=0.0),
+        lambda: Pairwise(score=Scalar(), dpo_beta=0.2),
         lambda: Pairwise(loss="ipo", label_smoothing=0.1),
         lambda: Pairwise(loss="hinge", label_smoothing=0.1),
         lambda: Pairwise(loss="robust", label_smoothing=0.5),

@@ -1,0 +1,108 @@
+"""The methods of the training job: how they are chosen, what they refuse; MetaRM's unlabelled answers."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rmjax import config, jsonl
+from rmjax.data.rows import Group
+from rmjax.errors import UserError
+from rmjax.jobs.train import TrainJob
+from rmjax.jobs.unlabelled import without_labels
+from rmjax.methods.fine_tuning import MetaRm, Plain, ProtoRm, SimCse, Swav
+from rmjax.models.config import DecoderConfig
+from rmjax.models.heads import Linear
+from rmjax.models.model import Model
+from rmjax.objectives.meta import unlabelled
+from rmjax.objectives.pairwise import Pairwise
+from rmjax.objectives.scores import Scalar
+from rmjax.records import Preference
+from rmjax.training import loop
+from rmjax.training.loop import Train, fit
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", Plain()),
+        ("--train.dropout 0.1 method:plain", Plain()),
+        ("--train.dropout 0.05 method:simcse --method.beta 0.3", SimCse(beta=0.3)),
+        ("--train.dropout 0.05 method:swav --method.form difference", Swav(form="difference")),
+        ("method:metarm --method.eta 0.5", MetaRm(eta=0.5)),
+        ("method:proto-rm --method.init kmeans++", ProtoRm(init="kmeans++")),
+    ],
+)
+def test_a_method_is_chosen_with_its_own_settings_only(flags, expected, capsys):
+    assert config.override(config.load("train"), flags.split(), name="train").method == expected
+    with pytest.raises(SystemExit):
+        config.override(config.load("train"), [*flags.split(), "--method.of-another", "1"], name="train")
+
+
+@pytest.mark.parametrize("method", [SimCse(), Swav()])
+def test_contrast_needs_dropout_and_whole_batches(method):
+    with pytest.raises(UserError, match=r"train.dropout=0.0: the method compares two dropout passes"):
+        TrainJob(method=method)
+    with pytest.raises(UserError, match=r"train.microbatches=2: the method compares all answers"):
+        TrainJob(method=method, train=Train(steps=1, dropout=0.05, microbatches=2))
+
+
+def test_unlabelled_answers_come_from_a_file_or_from_the_pairs(trained, files, tmp_path):
+    reward, pairs = trained.start(), jsonl.read(files / "train.jsonl", Preference)
+    groups, hashes = without_labels(reward, pairs, "")
+    assert len(groups) == len({repr(p.prompt) for p in pairs}) and not hashes
+    assert all(len(g.pairs) == len(g.weight) and sum(g.weight) == pytest.approx(1) for g in groups)
+    lines = [{"prompt": p, "completion": c} for p, c in [("a", "x"), ("b", "u"), ("a", "y"), ("b", "v"), ("a", "z")]]
+    path = tmp_path / "r.jsonl"
+    write = lambda lines: path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write(lines)
+    groups, hashes = without_labels(reward, pairs, str(path))
+    assert [len(g.completions) for g in groups] == [3, 2] and list(hashes) == [str(path)]
+    assert groups[0].pairs == [(0, 1), (0, 2), (1, 2)]
+    write(lines[:2])
+    with pytest.raises(UserError, match=r"a prompt has one answer \('a'\)"):
+        without_labels(reward, pairs, str(path))
+    write([{"prompt": "a", "completion": f"{c} " * 4000} for c in "xy"])
+    with pytest.raises(UserError, match=r"the model reads \d+; shorten it"):
+        without_labels(reward, pairs, str(path))
+
+
+def test_prototypes_are_not_put_on_a_reward_model(trained, tmp_path):
+    export = dataclasses.replace(trained.model, path=str(tmp_path / "absent"))
+    job = dataclasses.replace(trained, method=ProtoRm(), model=export, workdir=str(tmp_path / "w"))
+    with pytest.raises(UserError, match="no such directory"):
+        job.run("")
+    job = dataclasses.replace(job, model=dataclasses.replace(trained.model, path=f"{trained.workdir}/export"))
+    with pytest.raises(UserError, match="a reward model with its own head, and method:proto-rm trains a new one"):
+        job.run("")
+    assert not (tmp_path / "w").exists()
+
+
+def test_metarm_under_dropout_continues_as_it_would_have(tmp_path, monkeypatch):
+    """Both streams of data and the masks: the same parameters, bit for bit, as without the interruption."""
+    model = Model.of(DecoderConfig(vocab=13, layers=1, embed=8, heads=2, kv_heads=1, head_dim=4, mlp=8), Linear())
+    r = np.random.default_rng(0)
+    text = lambda n: r.integers(1, 13, n).tolist()
+    labelled = [Group(id=str(i), prompt=text(2), completions=[text(2), text(2)], pairs=[(0, 1)]) for i in range(5)]
+    free = [unlabelled(f"u{k}", text(2), [text(2) for _ in range(k)]) for k in (2, 3, 2)]
+    objective = MetaRm(eta=0.5).objective(Pairwise(score=Scalar()))
+    how = Train(steps=4, batch=2, save_every=2, dropout=0.2, quiet=True)
+    first = model.init(jax.random.key(0))
+    run = lambda folder, more: fit(model, first, objective, labelled, how, folder, name="meta", unlabelled=more)
+    unbroken, usual, left = run(tmp_path / "a", free), loop.place_rows, [3]
+
+    def breaking(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return usual(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "place_rows", breaking)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "b", free)
+    with pytest.raises(UserError, match="belongs to"):
+        run(tmp_path / "b", free[:2])
+    jax.tree.map(np.testing.assert_array_equal, run(tmp_path / "b", free), unbroken)
