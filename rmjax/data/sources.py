@@ -33,7 +33,7 @@ Policy = Literal["error", "drop"]
 class Source:
     """What was read: records in the file's order, the schema found, how many were dropped and why, the file's hash."""
 
-    records: list[Preference]
+    records: list[Any]  # `Preference`s; of `read_responses` `Demonstration`s
     schema: str
     dropped: Mapping[str, int]
     hash: str
@@ -77,6 +77,15 @@ def read_demonstrations(
     """Reads prompts with the completion to imitate; every fault is an error. Options as in `read_preferences`."""
     policies = {"invalid": "error", "empty": "error", "duplicate": "error"}
     return _read(path, DEMONSTRATIONS, schema, columns or {}, ignore, policies, limit).records
+
+
+def read_responses(path: str | os.PathLike) -> Source:
+    """Reads a policy's completions, any number to a prompt. It may have said the same twice: repeats are dropped.
+
+    Raises UserError, as `read_demonstrations` does.
+    """
+    policies = {"invalid": "error", "empty": "error", "duplicate": "drop"}
+    return Source(*_read(path, DEMONSTRATIONS, "auto", {}, (), policies, None), path=os.fspath(path))
 
 
 class _Reading(NamedTuple):

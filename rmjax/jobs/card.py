@@ -102,9 +102,9 @@ def two_heads(exact: ExactHead) -> str:
 
 transformers has no class for this model's head. rmjax reads the exact one from `{head_file.TENSORS}` and
 `{head_file.JSON}`; transformers reads the **nearest linear head** on `{gap["pool"][0]}`, which gives other rewards.
-Over {gap["pairs"]:,} pairs that it was not fitted to, score differences within a pair are off by {gap["rms"]:.2g} (RMS;
-the exact ones are {gap["exact_rms"]:.2g}) and by {gap["max"]:.2g} at most; the order of {changed:.1f} % of the pairs
-changes.{worth}
+Cross-validated over {gap["pairs"]:,} pairs (each scored by a linear head that was not fitted to pairs of its prompt),
+score differences within a pair are off by {gap["rms"]:.2g} (RMS; the exact ones are {gap["exact_rms"]:.2g}) and by
+{gap["max"]:.2g} at most; the order of {changed:.1f} % of the pairs changes.{worth}
 
 """
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from rich.console import Console
 from rich.markup import escape
 
@@ -29,6 +30,7 @@ from rmjax.jobs.workdir import Workdir
 from rmjax.methods.frozen import Bench, Fitted, Frozen
 from rmjax.methods.proto_rm import ProtoRm
 from rmjax.methods.secrets import MetaRm, Projection, SimCse, Swav
+from rmjax.records import Preference
 from rmjax.sampling.journal import fingerprint
 from rmjax.statistics import wilson
 from rmjax.training.features import cached
@@ -101,6 +103,7 @@ class Curve:
     def measure(self, command: str) -> None:
         """`run`, on whatever mesh is set."""
         train, test, hashes = self.data.load()
+        require_bare(train, self.methods, path=self.data.path)
         start = load_model(self.model)
         train = start.fitting(train, most=0, policy=self.overlong, what="training pairs")
         test = start.fitting(test, most=0, policy="error", what="held-out pairs")
@@ -197,15 +200,31 @@ class Curve:
         return [(BASELINE, None), *(METHODS[m] for m in self.methods)]
 
 
-def known_methods(names: Sequence[str]) -> None:
+def known_methods(names: Sequence[str], *, field: str = "methods", among: Collection[str] = METHODS) -> None:
     """Raises UserError for a method that is none, has no meaning on a frozen model, or is there twice."""
     for name in names:
         if name in TRAINED_TRUNK:
-            raise UserError(f"methods: {name!r} has no meaning on a frozen model: {TRAINED_TRUNK[name]}")
-        if name not in METHODS:
-            raise UserError(f"methods: {name!r} is none of {', '.join(METHODS)}")
+            raise UserError(f"{field}: {name!r} has no meaning on a frozen model: {TRAINED_TRUNK[name]}")
+        if name not in among:
+            raise UserError(f"{field}: {name!r} is none of {', '.join(among)}")
     if len(set(names)) < len(names):
-        raise UserError(f"methods={tuple(names)}: give each once")
+        raise UserError(f"{field}={tuple(names)}: give each once")
+
+
+def require_bare(items: Sequence[Preference], methods: Sequence[str], *, path: str) -> None:
+    """Raises UserError where a treatment by strength would replace what a pair says of its own strength."""
+    treated = [name for name in methods if isinstance(METHODS[name][1], Treatment)]
+    first = next((p for p in items if p.margin or p.smooth), None)
+    if not treated or first is None:
+        return
+    column = "margin" if first.margin else "prob_chosen" if first.prob_chosen is not None else "votes"
+    what, mend = f"has {column}", f"--data.ignore {column}"
+    if first.tie:
+        what, mend = "is a tie, kept as a soft label of 1/2", "--data.tie drop"
+    raise UserError(
+        f"{path}: record {first.id!r} {what}, which the methods {', '.join(treated)} would replace: leave such columns "
+        f"or ties out ({mend}), or these methods"
+    )
 
 
 def budget(tried: Mapping[str, int]) -> str:
@@ -223,9 +242,6 @@ def learn(bench: Bench, labels: int, numbers: Sequence[int], method: Any, base: 
 
 def lines(fitted: Fitted, seconds: float) -> list[dict[str, Any]]:
     """One JSON value a run: accuracy, ties, the chosen setting, and each item's outcome as 1, 0 or t (tie)."""
-    if not np.isfinite(fitted.differences).all():
-        raise UserError("heads: a score is not a finite number; lower --frozen.schedule.learning-rate")
-    outcome = np.where(fitted.differences == 0, 0.5, fitted.differences > 0)
     return [
         {
             "run": i,
@@ -237,8 +253,24 @@ def lines(fitted: Fitted, seconds: float) -> list[dict[str, Any]]:
             "seconds": round(seconds, 4),
             "items": "".join({0.0: "0", 0.5: "t", 1.0: "1"}[v] for v in o.tolist()),
         }
-        for i, o in enumerate(outcome)
+        for i, o in enumerate(outcomes(fitted.differences))
     ]
+
+
+def outcomes(differences: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """1 where the chosen answer's score is higher, 0 where it is lower, ties one half.
+
+    Raises:
+        UserError: a score is not finite.
+    """
+    if not np.isfinite(differences).all():
+        raise UserError("heads: a score is not a finite number; lower --frozen.schedule.learning-rate")
+    return np.where(differences == 0, 0.5, differences > 0)
+
+
+def rates(differences: Float[np.ndarray, " e"], parts: int) -> list[float]:
+    """The accuracy of each of `parts` tests of one size. UserError as in `outcomes`."""
+    return outcomes(differences).reshape(parts, -1).mean(1).tolist()
 
 
 def row(method: str, labels: int, x: dict[str, Any], seed: int, whole: bool, tried: int) -> Row:

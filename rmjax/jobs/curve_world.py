@@ -10,9 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from rmjax.bounds import LAST_SEED, require
+from rmjax.bounds import require
 from rmjax.config import to_json
-from rmjax.data.features import Features
 from rmjax.errors import UserError
 from rmjax.evaluation import curves
 from rmjax.evaluation.pairwise import Comparison, compare_runs
@@ -43,7 +42,7 @@ class CurveWorld:
     test: int = 4000
     seeds: int = 20
     methods: tuple[str, ...] = ("proto-rm",)  # beside Bradley-Terry; `curve` lists them
-    frozen: Frozen = Frozen(penalties=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0.1))  # the world is cleaner than texts
+    frozen: Frozen = Frozen()
 
     def __post_init__(self) -> None:
         require("", self, "pool", "test", least=10)
@@ -51,11 +50,7 @@ class CurveWorld:
         known_methods(self.methods)
         if not all(0 < share < 1 for share in self.shares) or len(set(self.counts())) <= len(self.shares):
             raise UserError(f"shares={self.shares}: give shares of {self.pool} labels between 0 and 1, all different")
-        if self.world.seed + self.seeds - 1 > LAST_SEED:
-            raise UserError(
-                f"world.seed={self.world.seed}: with seeds={self.seeds} the last world's would be above {LAST_SEED}; "
-                "give a smaller one"
-            )
+        self.world.require_seeds(self.seeds)
 
     def counts(self) -> list[int]:
         """Numbers of labels, all last."""
@@ -74,8 +69,7 @@ class CurveWorld:
         """One world: a line for each method and number of labels."""
         world = dataclasses.replace(self.world, seed=seed)
         train, test = world.pairs(self.pool), world.pairs(self.test, split="test")
-        plain = lambda x: Features(x.ids, x.chosen, x.rejected)
-        bench = Bench(plain(train), plain(test), train.records(), self.frozen, parts=1, seed=0)
+        bench = Bench(train.features(), test.features(), train.records(), self.frozen, parts=1, seed=0)
         found = []
         for labels in self.counts():
             base = None

@@ -72,14 +72,20 @@ class GfriendJob:
 
     def run(self, command: str = "") -> None:
         """Runs every stage that is not done, on all devices."""
-        with self.devices.use(*((self.sft,) if self.demonstrations else ()), self.method.train):
+        with self.devices.use(*self.trainings()):
             self.stages(command)
+
+    def trainings(self) -> Sequence[Train]:
+        """What is trained."""
+        return (self.sft, self.method.train) if self.demonstrations else (self.method.train,)
 
     def stages(self, command: str) -> None:
         """Checks everything that can be checked before work is done, then runs the stages in order."""
         train, held, hashes = self.data.load()
         base = self.model.directory()
         judge = self.judge(base)
+        for how in self.trainings():
+            how.check(judge.model)
         hints = self.method.refinement.hints > 0
         sampler = dataclasses.replace(judge, constrained=self.method.constrained)
         train = self.lengths.fitting(sampler, train, policy=self.lengths.train, what="training pairs", hints=hints)

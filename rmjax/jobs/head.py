@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,18 @@ from rich.console import Console
 from rmjax import json_file, jsonl
 from rmjax.bounds import LAST_SEED, require
 from rmjax.config import to_json
-from rmjax.data.features import Features
 from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import from_scores
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import write_scores
 from rmjax.jobs import head_report
-from rmjax.jobs.curve import BASELINE, METHODS, learn
+from rmjax.jobs.curve import BASELINE, METHODS, known_methods, learn, require_bare
 from rmjax.jobs.devices import Devices
+from rmjax.jobs.head_features import FeaturedPairs, both
 from rmjax.jobs.reward import (
     PairLengths,
     RewardModel,
     export_reward,
-    features_of,
     load_model,
     load_reward,
     rewards_differ,
@@ -36,10 +35,9 @@ from rmjax.jobs.workdir import Workdir
 from rmjax.methods import nearest
 from rmjax.methods.frozen import Bench, Frozen
 from rmjax.models import heads, hf, pooling
-from rmjax.records import Preference
 from rmjax.sampling.journal import fingerprint
-from rmjax.training.features import cached
 from rmjax.training.frozen.basis import normalised
+from rmjax.training.frozen.nonlinear import Auxiliary, Schedule
 
 console = Console()
 TITLES = {"bradley-terry": (BASELINE, None), **METHODS}
@@ -67,8 +65,18 @@ class HeadJob:
 
     def __post_init__(self) -> None:
         require("", self, "seed", least=0, most=LAST_SEED)
-        if self.method not in TITLES:
-            raise UserError(f"method: {self.method!r} is none of {', '.join(TITLES)}")
+        known_methods((self.method,), field="method", among=TITLES)
+        self.require_read()
+
+    def require_read(self) -> None:
+        """Raises UserError for a field of the schedule that is set and that the method does not read."""
+        method, usual = TITLES[self.method][1], Schedule()
+        hidden = isinstance(method, Auxiliary) and method.head(usual.hidden) != method.head(usual.hidden + 1)
+        for f in dataclasses.fields(Schedule):
+            read = hidden if f.name == "hidden" else isinstance(method, Auxiliary)
+            if not read and (value := getattr(self.frozen.schedule, f.name)) != getattr(usual, f.name):
+                flag = f.name.replace("_", "-")
+                raise UserError(f"frozen.schedule.{flag}={value}: method {self.method} does not read it; leave it out")
 
     def run(self, command: str = "") -> None:
         """Runs what is not done, on all devices."""
@@ -78,6 +86,7 @@ class HeadJob:
     def stages(self, command: str) -> None:
         """Checks everything that can be checked before work is done, then fits and evaluates."""
         train, held, hashes = self.data.load()
+        require_bare(train, [self.method] if self.method in METHODS else [], path=self.data.path)
         start = load_model(self.model, length=self.lengths.max_length, flag="--lengths.max-length")
         start = self.trunk(start)
         how, most = self.lengths, self.lengths.max_length
@@ -96,15 +105,14 @@ class HeadJob:
         console.print(f"{len(train):,} pairs to train on; {len(held):,} held out")
         jsonl.write(work / "held_out.jsonl", held)
         data = {self.data.path: hashes[self.data.path]}
-        work.stage("fit", lambda folder: self.fit_stage(start, train, held, data, work, folder))
-        work.stage("evaluate", lambda folder: self.evaluate_stage(start, held, work, folder))
+        pool, tests = (FeaturedPairs(items, start, self.features) for items in (train, held))
+        work.stage("fit", lambda folder: self.fit_stage(pool, tests, data, work, folder))
+        work.stage("evaluate", lambda folder: self.evaluate_stage(tests, work, folder))
         run = provenance.finish(contract=start.chat.contract())
         head_report.conclude(
             work,
-            start,
-            train,
-            held,
-            tuple(cached(self.features, start.model, start.params, start.chat, p) for p in (train, held)),
+            pool,
+            tests,
             title=TITLES[self.method][0],
             base=self.model.path,
             file=self.data.path,
@@ -123,17 +131,12 @@ class HeadJob:
         return dataclasses.replace(start, model=start.model.with_head(None, pool), params=params)
 
     def fit_stage(
-        self,
-        start: RewardModel,
-        train: Sequence[Preference],
-        held: Sequence[Preference],
-        data: Mapping[str, str],
-        work: Workdir,
-        folder: Path,
+        self, pool: FeaturedPairs, tests: FeaturedPairs, data: Mapping[str, str], work: Workdir, folder: Path
     ) -> Mapping[str, Any]:
         """Fits and exports; done only when the export, read again, gives the same rewards."""
-        pool, tests = (cached(self.features, start.model, start.params, start.chat, p) for p in (train, held))
-        bench = Bench(pool, tests, train, self.frozen, parts=len(start.model.pool), seed=self.seed)
+        start, train = pool.start, pool.items
+        parts = len(start.model.pool)
+        bench = Bench(pool.features, tests.features, train, self.frozen, parts=parts, seed=self.seed)
         title, method = TITLES[self.method]
         fitted = base = bench.baseline(len(train), [0])
         if method is not None:
@@ -149,7 +152,7 @@ class HeadJob:
         known = None
         if not hf.expressible(model):
             (kind,) = nearest.pool(model)
-            known = self.read(start, kind, pool, train), rewards_of(reward, both(pool))
+            known = pool.kind(kind), rewards_of(reward, both(pool.features))
         difference = export_reward(work / "export", reward, self.model, train, origin=origin, known=known)
         console.print(f"exported and read again: rewards differ by at most {difference:.0e}")
         json_file.write(folder / "fitted.json", {"held_out_differences": fitted.differences[0].tolist()})
@@ -161,20 +164,9 @@ class HeadJob:
             "difference_after_export": difference,
         }
 
-    def read(
-        self, start: RewardModel, kind: str, pool: Features, items: Sequence[Preference]
-    ) -> Float[np.ndarray, "n 2 f"]:
-        """Features of one kind: a part of those that are known, where it is among them."""
-        if kind not in start.model.pool:
-            return features_of(start, (kind,), items)
-        width, place = start.model.config.embed, start.model.pool.index(kind)
-        return both(pool)[..., place * width : (place + 1) * width]
-
-    def evaluate_stage(
-        self, start: RewardModel, held: Sequence[Preference], work: Workdir, folder: Path
-    ) -> Mapping[str, Any]:
+    def evaluate_stage(self, tests: FeaturedPairs, work: Workdir, folder: Path) -> Mapping[str, Any]:
         """Scores the held-out pairs with the exported model, which must give what the fit gave."""
-        export = work / "export"
+        export, held = work / "export", tests.items
         reward = load_reward(dataclasses.replace(self.model, path=str(export), template="auto"))
         found = reward.rewards(held)
         fitted = np.array(json_file.read(work / "fit" / "fitted.json")["held_out_differences"])
@@ -182,15 +174,9 @@ class HeadJob:
         write_scores(folder / "scores.jsonl", from_scores(held, found, logistic=True))
         if hf.has_exact_head(export):
             (kind,) = nearest.pool(reward.model)
-            read = self.read(start, kind, cached(self.features, start.model, start.params, start.chat, held), held)
-            linear = nearest.rewards(hf.load_stand_in(export)[1], kind, read)
+            linear = nearest.rewards(hf.load_stand_in(export)[1], kind, tests.kind(kind))
             write_scores(folder / "linear_scores.jsonl", from_scores(held, linear, logistic=True))
         return {"items": len(held), "difference_from_fit": apart}
-
-
-def both(features: Features) -> Float[np.ndarray, "n 2 f"]:
-    """Chosen and rejected answers' features."""
-    return np.stack([features.chosen, features.rejected], axis=1)
 
 
 def rewards_of(reward: RewardModel, features: Float[np.ndarray, "n 2 f"]) -> Float[np.ndarray, "n 2"]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
 from rmjax import jsonl
-from rmjax.data.features import Features
 from rmjax.evaluation import report
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.calibration import calibration
@@ -19,13 +18,12 @@ from rmjax.evaluation.sections import Panel, ReportData
 from rmjax.evaluation.summary import Row, write_summary
 from rmjax.evaluation.tables import accuracy_table
 from rmjax.jobs import card, prototype_panel
+from rmjax.jobs.head_features import FeaturedPairs
 from rmjax.jobs.judge import without_nan
-from rmjax.jobs.reward import RewardModel
 from rmjax.jobs.score_tables import calibration_lines, length_table
 from rmjax.jobs.workdir import Workdir
 from rmjax.models import head_file, hf
 from rmjax.models.heads import Prototypes
-from rmjax.records import Preference
 
 console = Console()
 LINEAR = "its nearest linear head, for transformers"
@@ -33,10 +31,8 @@ LINEAR = "its nearest linear head, for transformers"
 
 def conclude(
     work: Workdir,
-    start: RewardModel,
-    train: Sequence[Preference],
-    held: Sequence[Preference],
-    features: tuple[Features, Features],
+    train: FeaturedPairs,
+    held: FeaturedPairs,
     *,
     title: str,
     base: str,
@@ -47,8 +43,6 @@ def conclude(
     """Writes summary.json, report.html and the export's README.md, and prints the tables.
 
     Args:
-        start: the trunk, with the pooling of `features`.
-        features: of the training and the held-out pairs.
         title: the method.
         base: the trunk's name.
         file: of the training pairs.
@@ -57,15 +51,18 @@ def conclude(
     fit, export = work.done("fit") or {}, work / "export"
     scores = jsonl.read(work / "evaluate" / "scores.jsonl", ItemScore)
     more = {"setting": fit["setting"], "settings_tried": fit["settings_tried"], "held_loss": fit["held_loss"]}
-    row = Row.of(accuracy(scores), method=title, labels=len(train), seed=seed, seconds=fit["seconds"], **more)
+    row = Row.of(accuracy(scores), method=title, labels=len(train.items), seed=seed, seconds=fit["seconds"], **more)
     rows, comparisons, gap = [row], [], None
     if hf.has_exact_head(export):
         linear = jsonl.read(work / "evaluate" / "linear_scores.jsonl", ItemScore)
-        rows.append(Row.of(accuracy(linear), method=LINEAR, labels=len(train), seed=seed, seconds=0.0))
+        rows.append(Row.of(accuracy(linear), method=LINEAR, labels=len(train.items), seed=seed, seconds=0.0))
         comparisons.append(compare(linear, scores, names=(LINEAR, title), seed=seed))
         gap = head_file.read(export).nearest
-    baselines = {name: accuracy(s) for name, s in trivial(held, train).items()}
-    sure, lengths = calibration([s.prob_chosen for s in scores], seed=seed), length_figures(held, scores, seed=seed)
+    baselines = {name: accuracy(s) for name, s in trivial(held.items, train.items).items()}
+    sure, lengths = (
+        calibration([s.prob_chosen for s in scores], seed=seed),
+        length_figures(held.items, scores, seed=seed),
+    )
     facts = {
         "baselines": {name: dataclasses.asdict(a) for name, a in baselines.items()},
         "comparisons": [dataclasses.asdict(c) for c in comparisons],
@@ -80,14 +77,17 @@ def conclude(
     named = {"this model": row, **({LINEAR: rows[1]} if gap else {}), **baselines}
     card.write(export, named, run=run)
     panels: list[Panel] = []
-    head = head_file.read(export).head if gap else None
-    if isinstance(head, Prototypes):
-        panels.append(prototype_panel.panel(export, head, start.model, train, held, features, scores))
+    if gap and isinstance(head_file.read(export).head, Prototypes):
+        model = hf.load_model(export)
+        tensors = head_file.load(export, model)
+        branch = {name.removeprefix("head."): leaf for name, leaf in tensors.items() if name.startswith("head.")}
+        panels.append(prototype_panel.panel(model.head, branch, model.pool, train, held, scores))
     data = ReportData(
         title="A head on a frozen model",
         testbed=f"pairs of {file}",
-        lead=f"{title} on features of {base}, fitted to {len(train):,} labelled pairs of {file}, with the setting of "
-        f"least held-out loss of {fit['settings_tried']} ({fit['setting']}). {len(held):,} pairs held out.",
+        lead=f"{title} on features of {base}, fitted to {len(train.items):,} labelled pairs of {file}, with the "
+        f"setting of least held-out loss of {fit['settings_tried']} ({fit['setting']}). {len(held.items):,} pairs held "
+        "out.",
         panels=panels,
         rows=rows,
         baselines=baselines,
@@ -96,7 +96,7 @@ def conclude(
         run=run,
     )
     report.write(work / "report.html", data)
-    console.print(accuracy_table(rows, baselines, title=f"{len(held):,} held-out pairs"))
+    console.print(accuracy_table(rows, baselines, title=f"{len(held.items):,} held-out pairs"))
     for c in comparisons:
         console.print(c.words)
     console.print(length_table({title: lengths}))

@@ -150,11 +150,7 @@ class NoiseWorldJob(Noise):
         require("", self, "labels", "test", least=10)
         if self.world.noise:
             raise UserError(f"world.noise={self.world.noise}: --share decides; set that one")
-        if self.world.seed + self.seeds - 1 > LAST_SEED:
-            raise UserError(
-                f"world.seed={self.world.seed}: with seeds={self.seeds} the last world's would be above {LAST_SEED}; "
-                "give a smaller one"
-            )
+        self.world.require_seeds(self.seeds)
 
     def run(self, command: str = "") -> None:
         """Runs every seed and prints the table."""
@@ -170,9 +166,9 @@ class NoiseWorldJob(Noise):
         train, test = world.pairs(self.labels), world.pairs(self.test, split="test")
         return Setting(
             records=train.records(),
-            train=Features(train.ids, train.chosen, train.rejected),
+            train=train.features(),
             flipped=train.flipped,
-            test=Features(test.ids, test.chosen, test.rejected),
+            test=test.features(),
         )
 
 

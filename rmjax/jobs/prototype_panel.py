@@ -10,8 +10,7 @@ Dimensions: n answers, d width of an embedding, k prototypes.
 from __future__ import annotations
 
 import dataclasses
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,13 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
 
-from rmjax.data.features import Features
 from rmjax.evaluation import report
 from rmjax.evaluation.pairwise import ItemScore
 from rmjax.evaluation.sections import Panel
-from rmjax.models import heads, hf
+from rmjax.jobs.head_features import FeaturedPairs
+from rmjax.models import heads
 from rmjax.models.heads import Prototypes
-from rmjax.models.model import Model
-from rmjax.models.pooling import UNIT
-from rmjax.records import Preference
+from rmjax.models.pooling import UNIT, Pool
 from rmjax.training.frozen.basis import normalised
 
 NEAR = 3  # training answers shown of a prototype, prototypes shown of an answer
@@ -37,10 +34,10 @@ LENGTH = 420  # characters of a text on the page
 NOTE = (
     "The head compares an answer with a few learnt points, its prototypes, and pulls the reward towards theirs. Each "
     "row is one prototype: the class that it began in, the reward that it alone would give (0 is the training answers' "
-    "mean), its mean weight over training answers, and how many of the answers nearest to it people had chosen. About "
-    "half says that the prototype stands for a kind of text, not for a good or bad one. Below a row are the training "
-    "answers nearest to it. Then some held-out scores: each answer's nearest prototypes with their weights, and how "
-    "much of the difference between the two rewards comes through the prototypes."
+    "mean), its mean weight over training answers, and the share of the answers nearest to it that people had chosen "
+    "(without ties). About half says that the prototype stands for a kind of text, not for a good or bad one. Below a "
+    "row are the training answers nearest to it. Then some held-out scores: each answer's nearest prototypes with "
+    "their weights, and how much of the difference between the two rewards comes through the prototypes."
 )
 
 
@@ -54,35 +51,50 @@ class Seen:
 
 
 def panel(
-    export: Path,
     head: Prototypes,
-    start: Model,
-    train: Sequence[Preference],
-    held: Sequence[Preference],
-    features: tuple[Features, Features],
+    params: Any,
+    pool: Pool,
+    train: FeaturedPairs,
+    held: FeaturedPairs,
     scores: Sequence[ItemScore],
 ) -> Panel:
-    """The section of an exported head.
+    """The section of a head (arguments: `contents`)."""
+    return Panel(
+        id="prototypes", title="The prototypes", note=NOTE, body=page(contents(head, params, pool, train, held, scores))
+    )
+
+
+def contents(
+    head: Prototypes,
+    params: Any,
+    pool: Pool,
+    train: FeaturedPairs,
+    held: FeaturedPairs,
+    scores: Sequence[ItemScore],
+) -> dict[str, Any]:
+    """What the section shows, in numbers and texts.
 
     Args:
-        start: the trunk, with the pooling of `features`.
-        features: of the training and the held-out pairs.
+        params: of the head, on the host.
+        pool: what the head reads: kinds of the pairs' features, which it may have divided by their norms.
         scores: of the held-out pairs.
     """
-    model, params = hf.load_model(export), hf.load_params(export, hf.load_model(export))["head"]
-    parts = len(model.pool) if model.pool[0].startswith(UNIT) else 0
+    parts = len(pool) if pool[0].startswith(UNIT) else 0
     see = lambda x: seen(head, params, normalised(x, parts))
     there = np.flatnonzero(np.asarray(params["valid"]) > 0.5)
     pulls = pull(params)
-    pool = [see(x) for x in (features[0].chosen, features[0].rejected)]
-    both = Seen(*(np.concatenate([getattr(s, f.name) for s in pool]) for f in dataclasses.fields(Seen)))
+    sides = [see(x) for x in (train.features.chosen, train.features.rejected)]
+    both = Seen(*(np.concatenate([getattr(s, f.name) for s in sides]) for f in dataclasses.fields(Seen)))
     centre = float(np.mean(both.weights @ pulls))
     nearest = both.distances.argmin(1)
-    chosen = np.arange(len(both.z)) < len(train)
-    text = [*(p.chosen for p in train), *(p.rejected for p in train)]
+    pairs, tests = train.items, held.items
+    chosen = np.arange(len(both.z)) < len(pairs)
+    decided = np.tile([not p.tie for p in pairs], 2)  # people chose neither answer of a tie
+    text = [*(p.chosen for p in pairs), *(p.rejected for p in pairs)]
     prototypes = []
     for number, k in enumerate(there, 1):
         mine = nearest == k
+        judged = mine & decided
         prototypes.append(
             {
                 "number": number,
@@ -90,21 +102,21 @@ def panel(
                 "pull": float(pulls[k] - centre),
                 "weight": float(both.weights[:, k].mean()),
                 "answers": int(mine.sum()),
-                "chosen": float(chosen[mine].mean()) if mine.any() else None,
+                "chosen": float(chosen[judged].mean()) if judged.any() else None,
                 "examples": [
                     {
-                        "label": "chosen" if chosen[i] else "rejected",
+                        "label": ("chosen" if chosen[i] else "rejected") if decided[i] else "one of a tie",
                         "distance": float(both.distances[i, k]),
-                        "id": train[i % len(train)].id,
-                        "prompt": excerpt(train[i % len(train)].prompt[-1].content),
+                        "id": pairs[i % len(pairs)].id,
+                        "prompt": excerpt(pairs[i % len(pairs)].prompt[-1].content),
                         "text": excerpt(text[i]),
                     }
-                    for i in closest(both.distances[:, k], len(train))
+                    for i in closest(both.distances[:, k], len(pairs))
                 ],
             }
         )
     mix = float(np.asarray(params["mix"]))
-    sides = [see(x) for x in (features[1].chosen, features[1].rejected)]
+    sides = [see(x) for x in (held.features.chosen, held.features.rejected)]
     through = mix * (sides[0].weights - sides[1].weights) @ pulls
     numbers = {int(k): n for n, k in enumerate(there, 1)}
     weight = np.asarray(params["weight"], np.float64)
@@ -112,8 +124,8 @@ def panel(
     read = [
         {
             "title": title,
-            "id": held[i].id,
-            "prompt": excerpt(held[i].prompt[-1].content),
+            "id": tests[i].id,
+            "prompt": excerpt(tests[i].prompt[-1].content),
             "difference": float(straight[i] + through[i]),
             "straight": float(straight[i]),
             "through": float(through[i]),
@@ -129,21 +141,20 @@ def panel(
                     ],
                 }
                 for label, answer, score, side in (
-                    ("chosen", held[i].chosen, scores[i].score_chosen, sides[0]),
-                    ("rejected", held[i].rejected, scores[i].score_rejected, sides[1]),
+                    ("chosen", tests[i].chosen, scores[i].score_chosen, sides[0]),
+                    ("rejected", tests[i].rejected, scores[i].score_rejected, sides[1]),
                 )
             ],
         }
         for title, i in pick(straight + through)
     ]
     entropy = -np.sum(both.weights * np.log(np.maximum(both.weights, 1e-30)), axis=1)
-    body = page(
-        prototypes=sorted(prototypes, key=lambda p: -p["pull"]),
-        spread=float(np.exp(entropy).mean()),
-        share=float(np.sqrt(np.mean(through**2) / max(np.mean((straight + through) ** 2), 1e-30))),
-        read=read,
-    )
-    return Panel(id="prototypes", title="The prototypes", note=NOTE, body=body)
+    return {
+        "prototypes": sorted(prototypes, key=lambda p: -p["pull"]),
+        "spread": float(np.exp(entropy).mean()),
+        "share": float(np.sqrt(np.mean(through**2) / max(np.mean((straight + through) ** 2), 1e-30))),
+        "read": read,
+    }
 
 
 def seen(head: Prototypes, params: Any, x: Float[np.ndarray, "n f"]) -> Seen:
@@ -184,10 +195,11 @@ def pick(difference: Float[np.ndarray, " n"]) -> list[tuple[str, int]]:
 
 def excerpt(text: str) -> str:
     """The beginning of a text, on one line."""
-    return textwrap.shorten(text, LENGTH, placeholder=" …") or text[:LENGTH]
+    text = " ".join(text.split())
+    return text if len(text) <= LENGTH else text[: LENGTH - 2] + " …"
 
 
-def page(**parts: Any) -> Markup:
+def page(parts: Mapping[str, Any]) -> Markup:
     """The section's HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(report.__file__).parent),

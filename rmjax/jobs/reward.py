@@ -25,8 +25,9 @@ from rmjax.jobs.lengths import Policy, Record, kept
 from rmjax.jobs.sources import ModelSource
 from rmjax.methods import nearest
 from rmjax.methods.bradley_terry import groups_of
-from rmjax.models import hf
+from rmjax.models import head_file, hf
 from rmjax.models.config import EncoderConfig
+from rmjax.models.head_file import StandIn
 from rmjax.models.model import Model
 from rmjax.models.pooling import Pool
 from rmjax.objectives.reference import slot_scores
@@ -220,6 +221,7 @@ def export_reward(
     *,
     origin: Mapping[str, Any],
     known: tuple[Float[np.ndarray, "n 2 f"], Float[np.ndarray, "n 2"]] | None = None,
+    linear: StandIn | None = None,
 ) -> float:
     """Writes the directory, reads it again and compares the rewards of a few pairs; returns the largest difference.
 
@@ -233,16 +235,19 @@ def export_reward(
             linear head is fitted.
         origin: what the model was made from; kept beside the weights.
         known: of the probes, features as `nearest.pool` says and rewards, where they have been computed already.
+        linear: the nearest linear head that the model came with; it stays where a new one would not be nearer.
 
     Raises:
         UserError: the directory cannot be written, or what it holds scores differently.
     """
-    chat, linear = reward.chat, None
+    chat, before, linear = reward.chat, linear, None
     if not hf.expressible(reward.model):
         if known is None:
             known = features_of(reward, nearest.pool(reward.model), probes), reward.rewards(probes)
-        linear, gap = nearest.stand_in(reward.model, reward.params, *known)
-        console.print(f"transformers has no class for this head and gets the nearest linear one: {gap.words}")
+        prompts = [p.prompt for p in probes]
+        linear, gap = nearest.stand_in(reward.model, reward.params, *known, prompts, known=before)
+        which = "nearest linear one" if linear is not before else "linear one that the model came with"
+        console.print(f"transformers has no class for this head and gets the {which}: {gap.words}")
         if not gap.useful:
             console.print(
                 f"[bold]of little use[/]: it explains {100 * max(gap.explained, 0):.0f} % of the exact differences; "
@@ -294,6 +299,14 @@ def linear_part(reward: RewardModel, path: Path) -> RewardModel:
     """What transformers reads of an exported directory, with the dtype of `reward`."""
     model, params = hf.load_stand_in(path)
     return dataclasses.replace(reward, model=model.with_config(dtype=reward.model.config.dtype), params=params)
+
+
+def stand_in_of(reward: RewardModel, path: Path) -> StandIn | None:
+    """The linear head beside the exact one of the directory that `reward` is from; None where there is no exact one."""
+    if not hf.has_exact_head(path):
+        return None
+    part = linear_part(reward, path)
+    return StandIn(model=part.model, params=part.params, nearest=head_file.read(path).nearest)
 
 
 def origin_of(path: Path) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from rmjax.bounds import LAST_SEED, require
+from rmjax.bounds import require
 from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
@@ -29,6 +29,7 @@ from rmjax.jobs.reward import (
     load_calibrator,
     load_reward,
     origin_of,
+    stand_in_of,
 )
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.workdir import Workdir
@@ -51,14 +52,12 @@ class ExportJob:
     workdir: str = "runs/export"  # export/ is the model
     model: ModelSource = ModelSource()
     data: PairFile = PairFile()  # pairs to compare on: held-out ones, for the card has the accuracy on them; the
-    # nearest linear head is fitted on their scores, not on their labels
+    # nearest linear head is fitted on their scores, not on their labels (one that is there already and nearer stays)
     max_length: int = 0  # tokens of prompt and answer together; 0: the model's own positions
     overlong: Overlong = "auto"  # longer ones: error, drop or cut; auto: a decoder refuses them, an encoder cuts
     devices: Devices = Devices()
-    seed: int = 0  # noted in the summary
 
     def __post_init__(self) -> None:
-        require("", self, "seed", least=0, most=LAST_SEED)
         require("", self, "max_length", least=0)
 
     def run(self, command: str = "") -> None:
@@ -82,14 +81,16 @@ class ExportJob:
         seen = source.hash in dict(origin.get("data", {})).values()
         hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(reward.params)}
         work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        seed = origin.get("seed", 0)
+        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=seed)
         rewards = reward.rewards(items)
         rows = {"this model": accuracy(scores := from_scores(items, rewards, logistic=True))}
         known, kind = None, ""
         if not hf.expressible(reward.model):
             (kind,) = nearest.pool(reward.model)
             known = features_of(reward, (kind,), items), rewards
-        difference = export_reward(target, reward, self.model, items, origin=origin, known=known)
+        theirs = stand_in_of(reward, directory)
+        difference = export_reward(target, reward, self.model, items, origin=origin, known=known, linear=theirs)
         if kept is not None:
             shutil.copyfile(directory / CALIBRATION, target / CALIBRATION)
             console.print(f"its calibrator is copied: {kept[0].words}")
@@ -101,8 +102,7 @@ class ExportJob:
         write_scores(work / "scores.jsonl", scores)
         baselines = {name: accuracy(s) for name, s in trivial(items).items()}
         table = [
-            Row.of(a, method=name, labels=origin.get("labels", 0), seed=self.seed, seconds=0.0)
-            for name, a in rows.items()
+            Row.of(a, method=name, labels=origin.get("labels", 0), seed=seed, seconds=0.0) for name, a in rows.items()
         ]
         facts = {"difference_after_export": difference, "nearest_linear_head": gap, "trained_on_these": seen}
         write_summary(work / "summary.json", table, testbed=f"pairs of {self.data.path}", **facts)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from rmjax import jsonl
+from rmjax import json_file, jsonl
 from rmjax.bounds import LAST_SEED, require
 from rmjax.config import to_json
 from rmjax.data import packing
@@ -103,16 +103,16 @@ class ScoreJob:
         work = Workdir(self.workdir, settled, hashes)
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
         console.print(f"rewards: {'as the model gives them' if kept is None else calibrator.words}")
-        start, path = time.perf_counter(), work / "scores.jsonl"
+        path = work / "scores.jsonl"
         if responses:
-            lines = in_parts(path, ResponseScore, responses, reward, functools.partial(response_scores, calibrator))
+            lines, _ = in_parts(path, ResponseScore, responses, reward, functools.partial(response_scores, calibrator))
             conclude_responses(work, lines, calibrator=calibrator, seed=self.seed)
             provenance.finish(contract=reward.chat.contract())
             return
         every = [p for items in sets.values() for p in items]
-        lines = iter(in_parts(path, ItemScore, every, reward, functools.partial(pair_scores, calibrator)))
-        seconds = time.perf_counter() - start
-        scores = {name: list(itertools.islice(lines, len(items))) for name, items in sets.items()}
+        lines, seconds = in_parts(path, ItemScore, every, reward, functools.partial(pair_scores, calibrator))
+        rest = iter(lines)
+        scores = {name: list(itertools.islice(rest, len(items))) for name, items in sets.items()}
         name, labels = model_name(self.model.path), origin.get("labels", 0)
         result = Result(model=name, labels=labels, sets=sets, scores=scores, calibrator=calibrator)
         run = provenance.finish(contract=reward.chat.contract())
@@ -141,8 +141,10 @@ def in_parts(
     items: Sequence[Preference | Demonstration],
     reward: RewardModel,
     lines_of: Callable[[Sequence[Any], Float[np.ndarray, "n k"]], list[Line]],
-) -> list[Line]:
+) -> tuple[list[Line], float]:
     """A line of the file for every item, in their order; items that the file has already are not scored again.
+
+    With them the seconds that scoring took, those of earlier runs too: `seconds.json` beside the file has the sum.
 
     Args:
         lines_of: some of the items and their rewards -> their lines.
@@ -150,12 +152,14 @@ def in_parts(
     Raises:
         UserError: the file holds lines of other items.
     """
+    begun, clock = time.perf_counter(), path.with_name("seconds.json")
     with jsonl.Appender(path, type_) as file:
         out = file.existing
+        before = json_file.read(clock)["seconds"] if out and clock.exists() else 0.0
         if [line.id for line in out] != [item.id for item in items[: len(out)]]:
             raise UserError(f"{path}: holds scores of other items; remove the file to score anew")
         if len(out) == len(items):
-            return out
+            return out, before
         if out:
             console.print(f"{len(out):,} of {len(items):,} items are scored already")
         groups = reward.groups(items)
@@ -166,7 +170,9 @@ def in_parts(
             for line in lines_of(items[part], np.stack(found))[len(out) - start :]:
                 file.append(line)
                 out.append(line)
-    return out
+            seconds = before + time.perf_counter() - begun
+            json_file.write(clock, {"seconds": round(seconds, 3)})
+    return out, seconds
 
 
 def pair_scores(

@@ -20,19 +20,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from rich.console import Console
 
-from rmjax.bounds import LAST_SEED, require
+from rmjax.bounds import require
 from rmjax.config import to_json
 from rmjax.data.features import Features
-from rmjax.errors import UserError
 from rmjax.evaluation import curves, report
 from rmjax.evaluation.pairwise import Accuracy, Comparison, compare_runs
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.rounds import difference_table, grid, grid_table
 from rmjax.evaluation.sections import Panel, ReportData
 from rmjax.evaluation.summary import Row, accuracies, groups, write_summary
+from rmjax.jobs.curve import rates
 from rmjax.jobs.study import Cells
 from rmjax.jobs.workdir import Workdir
 from rmjax.methods.frozen import Bench, Frozen
@@ -70,18 +69,14 @@ class Shift:
     test: int = 2000  # pairs of each round
     rounds: int = 5  # after round 0
     seeds: int = 20
-    frozen: Frozen = Frozen(penalties=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 0.1), schedule=Schedule(hidden=32, steps=300))
+    frozen: Frozen = Frozen(schedule=Schedule(hidden=32, steps=300))
 
     def __post_init__(self) -> None:
         require("", self, "labels", "unlabelled", "test", least=10)
         require("", self, "rounds", least=1)
         require("", self, "seeds", least=2)
         Hidden().head(self.frozen.schedule.hidden)
-        if self.world.seed + self.seeds - 1 > LAST_SEED:
-            raise UserError(
-                f"world.seed={self.world.seed}: with seeds={self.seeds} the last world's would be above {LAST_SEED}; "
-                "give a smaller one"
-            )
+        self.world.require_seeds(self.seeds)
 
     def run(self, command: str = "") -> None:
         """Runs the seeds that rows.jsonl lacks; writes summary.json and report.html; prints the tables."""
@@ -117,9 +112,10 @@ class Shift:
             accuracy[f"{name}, {TRAINING}"] = by_place[0].tolist()
             settings[name] = list(fitted.words)
             every[name] = np.array([[rates(d, len(rounds)) for d in place] for place in at])
-            times = len(self.frozen.schedule.penalties)
+            times = self.frozen.schedule.penalties
             diagonal = np.diagonal(every[name], axis1=0, axis2=2)  # [settings, rounds]
-            every[name] = diagonal.reshape(-1, times, len(rounds))[:, times // 2].round(5).tolist()
+            same = int(np.argmin(np.abs(np.log(times))))  # the baseline's own penalty, or what comes nearest
+            every[name] = diagonal.reshape(-1, len(times), len(rounds))[:, same].round(5).tolist()
         accuracy[RELABELLED] = [self.relabelled(world, t, tests[t]) for t in rounds]
         return {
             "accuracy": accuracy,
@@ -130,9 +126,8 @@ class Shift:
 
     def bench(self, train: Labelled, tests: Sequence[Labelled]) -> Bench:
         """Heads on labelled pairs, evaluated on all tests."""
-        plain = lambda x: Features(x.ids, x.chosen, x.rejected)
-        held = joined([plain(t) for t in tests])
-        return Bench(plain(train), held, train.records(), self.frozen, parts=1, seed=0)
+        held = joined([t.features() for t in tests])
+        return Bench(train.features(), held, train.records(), self.frozen, parts=1, seed=0)
 
     def relabelled(self, world: RewardWorld, round: int, test: Labelled) -> float:
         """The baseline with as many labels of the round itself: no method of this setting, but what new labels buy."""
@@ -202,13 +197,6 @@ def answers(world: RewardWorld, count: int, round: int) -> Features:
     """Two unlabelled answers of a round's policy to each of `count` prompts of their own."""
     drawn = world.responses(count, 2, round=round)
     return Features(tuple(map(str, range(count))), drawn[:, 0], drawn[:, 1])
-
-
-def rates(differences: Float[np.ndarray, " e"], parts: int) -> list[float]:
-    """The accuracy of each of `parts` tests of one size, ties one half. UserError for a score that is not finite."""
-    if not np.isfinite(differences).all():
-        raise UserError("heads: a score is not a finite number; lower --frozen.schedule.learning-rate")
-    return np.where(differences == 0, 0.5, differences > 0).reshape(parts, -1).mean(1).tolist()
 
 
 def compared(rows: Sequence[Row], last: int) -> dict[curves.Point, Comparison]:

@@ -70,7 +70,7 @@ class ModelSource:
         if isinstance(hf.load_model(directory).config, EncoderConfig):
             raise UserError(
                 f"--model.path {self.path}: an encoder cannot write, and this job needs a language model; encoders are "
-                "for the jobs train, score, calibrate, strength and curve"
+                "for the jobs train, head, score, calibrate, export, verify, strength, noise, curve and transfer"
             )
         model, params = hf.load(directory, mesh=current_mesh())
         model = model.with_config(dtype=self.dtype, remat=self.remat)

@@ -48,7 +48,7 @@ class StrengthJob:
     """
 
     workdir: str = "runs/strength"
-    model: ModelSource = ModelSource()  # its frozen features are what the members see
+    model: ModelSource = ModelSource()  # its frozen features are what heads see; tuned members are trained from it
     data: PairFile = PairFile()
     trunk: Literal["frozen", "tuned"] = "frozen"  # members: linear heads on features, or models that are fine-tuned
     ensemble: StrengthEnsemble = StrengthEnsemble()  # bootstrap, axes and penalties are for heads
@@ -70,12 +70,15 @@ class StrengthJob:
         for what, (owner, name) in {**ignored, "features": (self, "features")}.items():
             if getattr(owner, name) != getattr(type(owner), name):
                 raise UserError(f"{what}={getattr(owner, name)}: is for heads on a frozen trunk; leave it out")
+        if self.ensemble.scoring == "training" and self.ensemble.folds != StrengthEnsemble.folds:
+            raise UserError(f"ensemble.folds={self.ensemble.folds}: is for scoring held_out; leave it out")
         if self.train.seed:
             raise UserError(f"train.seed={self.train.seed}: the job's own --seed decides; set that one")
 
     def run(self, command: str = "") -> None:
         """Scores, treats and reports, on all devices."""
-        with self.devices.use(*[self.train] * (self.trunk == "tuned")):
+        trains = (self.train,) if self.trunk == "tuned" else ()
+        with self.devices.use(*trains):
             self.stages(command)
 
     def stages(self, command: str) -> None:
@@ -85,19 +88,21 @@ class StrengthJob:
         self.treatment(strength.annotate(items, np.zeros((1, len(items)))))  # a column in the way is said now
         if self.known:
             known_wrong(items, self.known)  # said now; taken of what is left below
-        members = Members(source=self.model, ensemble=self.ensemble, train=self.train, seed=self.seed)
+        members = Members(ensemble=self.ensemble, train=self.train, seed=self.seed)
         tuned = self.trunk == "tuned"
-        start = members.job(0).start() if tuned else load_model(self.model)
+        start = load_model(self.model)
         items = start.fitting(items, most=0, policy=self.overlong, what="pairs")
         wrong = known_wrong(items, self.known) if self.known else None
         if tuned:
             members.check(start, items)
+            if start.model.head is None:
+                console.print("no reward head (and pooler) in the model: each member draws its own")
         hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(start.params)}
         work = Workdir(self.workdir, to_json(self), hashes)
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
         penalty = {}
         if tuned:
-            differences, how = members.differences(items, work), self.ensemble.words("fine-tuned models")
+            differences, how = members.differences(start, items, work), self.ensemble.words("fine-tuned models")
         else:
             features = cached(self.features, start.model, start.params, start.chat, items)
             scored = score(features, items, self.ensemble, seed=self.seed)

@@ -28,13 +28,16 @@ from rmjax.jobs.unlabelled import without_labels
 from rmjax.jobs.workdir import Workdir
 from rmjax.methods import fine_tuning
 from rmjax.methods.bradley_terry import BradleyTerry
+from rmjax.models import head_file, hf
 from rmjax.models.config import EncoderConfig
+from rmjax.models.heads import HeadConfig
 from rmjax.models.model import Model
 from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.scores import Scalar
 from rmjax.records import Preference
 from rmjax.sampling.journal import fingerprint
 from rmjax.training.loop import Train, fit
+from rmjax.training.step import check_microbatches
 
 console = Console()
 named = tyro.conf.subcommand
@@ -65,7 +68,7 @@ class TrainJob:
     )  # a few hundred labels are a few dozen updates
     lengths: PairLengths = PairLengths()
     devices: Devices = Devices()
-    seed: int = 0  # of the head's first weights and the data's order
+    seed: int = 0  # of the head's first weights, the data's order and dropout's masks
 
     def __post_init__(self) -> None:
         require("", self, "seed", least=0, most=LAST_SEED)
@@ -75,6 +78,7 @@ class TrainJob:
             name = type(self.objective.score).__name__
             raise UserError(f"objective.score={name}: a reward model's score is its head's; use Scalar")
         self.method.check(self.train)
+        check_microbatches(self.method.objective(self.objective), self.train.microbatches)
 
     def run(self, command: str = "") -> None:
         """Runs what is not done, on all devices."""
@@ -93,10 +97,15 @@ class TrainJob:
         groups = reward.groups(train)
         self.check_rows(groups, reward.model)
         self.objective.check(groups, reward.model)
-        self.train.check(reward.model)
+        self.train.check(reward.model, groups)
+        if not hf.expressible(reward.model) and len({repr(p.prompt) for p in train}) < 2:
+            raise UserError(
+                f"--data.path {self.data.path}: {len(train)} training pairs of one prompt: transformers gets the "
+                "linear head that comes nearest, which is fitted on pairs of at least two; give more"
+            )
         unlabelled = []
-        if isinstance(self.method, fine_tuning.MetaRm):
-            unlabelled, more = without_labels(reward, train, self.method.responses)
+        if getattr(self.method.objective(self.objective), "unlabelled", False):
+            unlabelled, more = without_labels(reward, train, self.method, seed=self.seed)
             hashes |= more
         origin = {
             "base": self.model.path,
@@ -111,34 +120,28 @@ class TrainJob:
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
         console.print(f"{len(train):,} pairs to train on{used(train)}; {len(held):,} held out")
         jsonl.write(work / "held_out.jsonl", held)
-        work.stage("train", lambda folder: self.train_stage(reward, groups, unlabelled, held, origin, work, folder))
+        if self.method.new_head:
+            work.stage("start", lambda folder: self.start_stage(reward, groups, folder))
+            reward = dataclasses.replace(reward, params=with_saved_head(reward, work / "start"))
+        work.stage("train", lambda folder: self.train_stage(reward, groups, unlabelled, train, origin, work, folder))
         work.stage("evaluate", lambda folder: self.evaluate_stage(held, work, folder))
         scores = jsonl.read(work / "evaluate" / "scores.jsonl", ItemScore)
         run = provenance.finish(contract=reward.chat.contract())
         conclude(work, train, held, scores, seed=self.seed, run=run)
 
     def start(self) -> RewardModel:
-        """The model before training: with its own head, or with a new one that transformers can read."""
+        """The model before training: with its own head, or with a new one."""
         reward = load_model(self.model, length=self.lengths.max_length, flag="--lengths.max-length")
-        model = reward.model
-        if model.head is not None:
-            if isinstance(self.method, fine_tuning.ProtoRm):
+        if reward.model.head is not None:
+            if self.method.new_head:
                 raise UserError(
-                    f"--model.path {self.model.path}: a reward model with its own head, and method:proto-rm trains a "
-                    "new one; start from the model that it was made from"
+                    f"--model.path {self.model.path}: a reward model with its own head, and the method trains a new "
+                    "one; start from the model that it was made from"
                 )
             console.print(f"{self.model.path} is a reward model: its head is trained further")
-            return reward
-        params, key = reward.params, jax.random.key(self.seed)
-        if isinstance(model.config, EncoderConfig):
-            if not model.config.pooler:
-                console.print(f"{self.model.path} was saved without a pooler: a new one is drawn and trained")
-                model = model.with_config(pooler=True)
-                params = with_pooler(model, params, key)
-            model = model.with_head(self.method.head, pool=("pooler",))
-        else:
-            model = model.with_head(self.method.head)
-        return dataclasses.replace(reward, model=model, params=model.add_head(params, key))
+        elif isinstance(reward.model.config, EncoderConfig) and not reward.model.config.pooler:
+            console.print(f"{self.model.path} was saved without a pooler: a new one is drawn and trained")
+        return drawn(reward, self.method.head, seed=self.seed)
 
     def check_rows(self, groups: Sequence[Group], model: Model) -> None:
         """Raises UserError where a pair does not fit a row of `train.length` tokens."""
@@ -151,25 +154,34 @@ class TrainJob:
                 f"give at least {max(sizes)}, or 0 for what the longest needs"
             )
 
+    def start_stage(self, reward: RewardModel, groups: Sequence[Group], folder: Path) -> Mapping[str, Any]:
+        """Writes what a method made of its new head: computed again, it might differ in a bit, and a resumed run is
+        refused where its first parameters do.
+        """
+        key = jax.random.fold_in(jax.random.key(self.seed), 1)  # not the head's own
+        head = self.method.first_head(reward.model, reward.params, groups, key)
+        tensors = head_file.part(reward.model, {**reward.params, "head": head})
+        head_file.write(folder, reward.model, tensors, nearest={})
+        return {"labels": len(groups)}
+
     def train_stage(
         self,
         reward: RewardModel,
         groups: Sequence[Group],
         unlabelled: Sequence[Group],
-        held: Sequence[Preference],
+        train: Sequence[Preference],
         origin: Mapping[str, Any],
         work: Workdir,
         folder: Path,
     ) -> Mapping[str, Any]:
         """Trains and exports; done only when the export, read again, gives the same rewards."""
         how, contract = dataclasses.replace(self.train, seed=self.seed), reward.chat.contract()
-        key = jax.random.fold_in(jax.random.key(self.seed), 1)  # not the head's own
-        model, params = self.method.start(reward.model, reward.params, groups, key)
+        model, params = self.method.start(reward.model, reward.params, jax.random.fold_in(jax.random.key(self.seed), 1))
         objective, more = self.method.objective(self.objective), {"contract": contract, "unlabelled": unlabelled}
         params = fit(model, params, objective, groups, how, folder, name="reward model", **more)
         model, params = self.method.end(model, params)
         trained = dataclasses.replace(reward, model=model, params=params)
-        difference = export_reward(work / "export", trained, self.model, held, origin=origin)
+        difference = export_reward(work / "export", trained, self.model, train, origin=origin)
         console.print(f"exported and read again: rewards differ by at most {difference:.0e}")
         return {"labels": len(groups), "difference_after_export": difference}
 
@@ -181,10 +193,32 @@ class TrainJob:
         return {"items": len(held)}
 
 
+def drawn(reward: RewardModel, head: HeadConfig, *, seed: int) -> RewardModel:
+    """A model with what it lacks: a head, and of an encoder the pooler that it reads. One with a head stays."""
+    model, params, key = reward.model, reward.params, jax.random.key(seed)
+    if model.head is not None:
+        return reward
+    if isinstance(model.config, EncoderConfig):
+        if not model.config.pooler:
+            model = model.with_config(pooler=True)
+            params = with_pooler(model, params, key)
+        model = model.with_head(head, pool=("pooler",))
+    else:
+        model = model.with_head(head)
+    return dataclasses.replace(reward, model=model, params=model.add_head(params, key))
+
+
 def with_pooler(model: Model, params: Any, key: jax.Array) -> Any:
     """An encoder's parameters with a new pooler, as transformers draws one for a classifier."""
     fresh = model.init(key)["encoder"]
     return {**params, "encoder": {**fresh, **params["encoder"]}}
+
+
+def with_saved_head(reward: RewardModel, folder: Path) -> Any:
+    """The parameters with the head that `TrainJob.start_stage` wrote."""
+    tensors = head_file.load(folder, reward.model)
+    head = {name: tensors[f"head.{name}"] for name in reward.params["head"]}
+    return {**reward.params, "head": head}
 
 
 def used(train: Sequence[Preference]) -> str:

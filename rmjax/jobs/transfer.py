@@ -23,10 +23,9 @@ from rmjax.evaluation.pairwise import Accuracy, Comparison, accuracy, compare_ru
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.sections import Panel, ReportData
 from rmjax.evaluation.summary import Row, accuracies, write_summary
+from rmjax.jobs.curve import rates
 from rmjax.jobs.devices import Devices
-from rmjax.jobs.lengths import Policy
-from rmjax.jobs.reward import load_model
-from rmjax.jobs.shift import rates
+from rmjax.jobs.reward import Overlong, load_model
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.study import Cells
 from rmjax.jobs.workdir import Workdir
@@ -61,12 +60,14 @@ class Transfer:
     train: tuple[str, ...] = ()  # a file of training pairs for each source
     held: tuple[str, ...] = ()  # its held-out pairs, in the same order
     data: PairFile = PairFile()  # schema and policies of all files; leave its path empty
-    labels: int = 1000  # of each source
-    unlabelled: int = 1000  # pairs of the target's answers, for MetaRM
+    labels: int = 500  # of each source; half of its pairs at most, or draws have too much in common to be told apart
+    unlabelled: int = 500  # pairs of the target's answers, for MetaRM
     draws: int = 20  # label draws of each source
     frozen: Frozen = Frozen()
-    overlong: Policy = "drop"  # training pairs longer than a decoder can read (held-out ones are an error always); an
-    # encoder's contract cuts both, and says so
+    overlong: Overlong = (
+        "auto"  # training pairs longer than the model reads: error, drop or cut; auto: a decoder drops,
+    )
+    # an encoder cuts. Held-out ones: a decoder refuses them, an encoder cuts them, but for error
     features: str = "runs/features"  # where features are kept: they are computed once for a model and its data
     devices: Devices = Devices()
     seed: int = 0  # of label draws, folds and heads
@@ -95,13 +96,18 @@ class Transfer:
         pools, tests, hashes = self.read()
         start = load_model(self.model)
         for name in pools:
-            fit = functools.partial(start.fitting, most=0)
-            pools[name] = fit(pools[name], policy=self.overlong, what=f"training pairs of {name}")
-            tests[name] = fit(tests[name], policy="error", what=f"held-out pairs of {name}")
-        for what in ("labels", "unlabelled"):
-            for name, pool in pools.items():
-                if getattr(self, what) > len(pool):
-                    raise UserError(f"{what}={getattr(self, what)}: {name} has {len(pool)} training pairs; give fewer")
+            fit = functools.partial(start.limited, most=0, flag="--overlong")
+            pools[name] = fit(pools[name], policy=self.overlong, usual="drop", what=f"training pairs of {name}")
+            how = "error" if self.overlong == "error" else "auto"
+            tests[name] = fit(tests[name], policy=how, usual="error", what=f"held-out pairs of {name}")
+        for name, pool in pools.items():
+            if 2 * self.labels > len(pool):
+                raise UserError(
+                    f"labels={self.labels}: {name} has {len(pool)} training pairs; give at most half as many, or draws "
+                    "of labels have too much in common for an interval over them"
+                )
+            if self.unlabelled > len(pool):
+                raise UserError(f"unlabelled={self.unlabelled}: {name} has {len(pool)} training pairs; give fewer")
         hashes[f"weights of {self.model.path}"] = fingerprint(start.params)
         work = Workdir(self.workdir, to_json(self), hashes)
         provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)

@@ -1,6 +1,6 @@
 """What a reward model is trained with beside its ranking loss, in full fine-tuning: contrast, MetaRM, prototypes.
 
-A method says which head the model gets, what is done to the parameters before training and after it, and its objective.
+A method says which head the model gets, how that begins, what is put around it in training, and its objective.
 Heads on frozen features have the same methods in `methods.secrets` and `methods.proto_rm`.
 """
 
@@ -18,13 +18,13 @@ from jaxtyping import Array, Float
 from rmjax.bounds import require
 from rmjax.data.rows import Group, Rows
 from rmjax.errors import UserError
-from rmjax.methods.proto_rm import first_prototypes
+from rmjax.methods.proto_rm import first_prototypes, require_prototypes
 from rmjax.models import heads
-from rmjax.models.centred import Centred, around
 from rmjax.models.heads import HeadConfig, Linear
 from rmjax.models.model import Model, Params
+from rmjax.models.with_prototypes import WithPrototypes, around
 from rmjax.objectives import contrastive, meta, prototypical
-from rmjax.objectives.base import Objective
+from rmjax.objectives.base import Objective, OwnGradient
 from rmjax.objectives.contrastive import Form
 from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.reference import packed_scores
@@ -36,17 +36,26 @@ from rmjax.training.loop import Train
 class Plain:
     """The ranking loss alone."""
 
-    head: ClassVar[HeadConfig] = Linear()
+    new_head: ClassVar[bool] = False  # a head of its own kind, begun on the training pairs: not a reward model's
+
+    @property
+    def head(self) -> HeadConfig:
+        """Of a model that has none."""
+        return Linear()
 
     def check(self, train: Train) -> None:
         """Raises UserError for a training that the method cannot use."""
 
-    def objective(self, ranking: Pairwise) -> Objective:
-        """What is minimised."""
+    def objective(self, ranking: Pairwise) -> Objective | OwnGradient:
+        """What is minimised, or whose direction is followed."""
         return ranking
 
-    def start(self, model: Model, params: Params, groups: Sequence[Group], key: Array) -> tuple[Model, Params]:
-        """The model and parameters that are trained; `groups` are the training pairs."""
+    def first_head(self, model: Model, params: Params, groups: Sequence[Group], key: Array) -> Params:
+        """The parameters that a new head begins with; `groups` are the training pairs."""
+        return params["head"]
+
+    def start(self, model: Model, params: Params, key: Array) -> tuple[Model, Params]:
+        """The model and parameters that are trained."""
         return model, params
 
     def end(self, model: Model, params: Params) -> tuple[Model, Params]:
@@ -61,31 +70,25 @@ class SimCse(Plain):
     beta: float = 1.0  # the paper's
     form: Form = "direct"  # rows compared: all answers, or differences of chosen and rejected
     temperature: float = 0.05
+    loss: ClassVar[Literal["simcse", "swav"]] = "simcse"
 
     def __post_init__(self) -> None:
         require("method.", self, "beta", least=0)
         require("method.", self, "temperature", above=0)
+        if self.form not in ("direct", "difference"):
+            raise UserError(f"method.form={self.form!r}: not one of direct, difference")
 
     def check(self, train: Train) -> None:
-        """Raises UserError without dropout, and with microbatches."""
+        """Raises UserError without dropout."""
         if not train.dropout:
             raise UserError(
                 "train.dropout=0.0: the method compares two dropout passes; give a share (the paper's: 0.05)"
-            )
-        if train.microbatches > 1:
-            raise UserError(
-                f"train.microbatches={train.microbatches}: the method compares all answers of a batch; set it to 1 "
-                "(--model.remat saves memory)"
             )
 
     def objective(self, ranking: Pairwise) -> Objective:
         """What is minimised."""
         return contrastive.Contrastive(
-            ranking=ranking,
-            loss="swav" if isinstance(self, Swav) else "simcse",
-            beta=self.beta,
-            form=self.form,
-            temperature=self.temperature,
+            ranking=ranking, loss=self.loss, beta=self.beta, form=self.form, temperature=self.temperature
         )
 
 
@@ -96,14 +99,15 @@ class Swav(SimCse):
     beta: float = 0.1  # the paper's; 0.5 for differences
     temperature: float = 0.1
     prototypes: int = 50  # the paper's; 20 for differences
+    loss: ClassVar[Literal["simcse", "swav"]] = "swav"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require("method.", self, "prototypes", least=2)
 
-    def start(self, model: Model, params: Params, groups: Sequence[Group], key: Array) -> tuple[Model, Params]:
+    def start(self, model: Model, params: Params, key: Array) -> tuple[Model, Params]:
         """With new prototypes beside the head."""
-        model = model.with_head(Centred(of=model.head, count=self.prototypes))
+        model = model.with_head(WithPrototypes(of=model.head, count=self.prototypes))
         drawn = model.add_head({}, key)["head"]
         return model, {**params, "head": around(params["head"], drawn)}
 
@@ -117,12 +121,14 @@ class MetaRm(Plain):
     """MetaRM (arXiv:2405.00438): the ranking gradient where unlabelled answers are told apart a step more clearly."""
 
     responses: str = ""  # prompts with two or more completions of the current policy; empty: the pairs', without labels
+    answers: int = 5  # of a prompt at most, drawn with the seed where there are more; the paper's
     eta: float = 0.01  # ascent's step along the raw gradient; the paper's 5e-6 moves nothing that can be seen
 
     def __post_init__(self) -> None:
         require("method.", self, "eta", least=0)
+        require("method.", self, "answers", least=2)
 
-    def objective(self, ranking: Pairwise) -> Objective:
+    def objective(self, ranking: Pairwise) -> OwnGradient:
         """Whose direction is followed."""
         return meta.MetaRm(ranking=ranking, eta=self.eta)
 
@@ -141,18 +147,12 @@ class ProtoRm(Plain):
     gamma: float = 1.0  # how sharply near prototypes are preferred
     assignment: float = 0.1  # weight of the assignment loss
     diversity: float = 0.1  # weight of the diversity loss
+    new_head: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require("method.", self, "start_with", "embed", least=1)
-        require("method.", self, "mix", above=0, most=1)
-        require("method.", self, "gamma", "sigma", above=0)
-        require("method.", self, "alpha", above=0, below=1)
-        require("method.", self, "assignment", "diversity", least=0)
-        if self.capacity < 2 * self.start_with:
-            raise UserError(
-                f"method.capacity={self.capacity}: two classes of {self.start_with} prototypes need at least "
-                f"{2 * self.start_with}"
-            )
+        require_prototypes("method.", self)
+        require("method.", self, "embed", least=1)
+        require("method.", self, "assignment", least=0)
 
     @property
     def head(self) -> HeadConfig:
@@ -163,15 +163,16 @@ class ProtoRm(Plain):
         """What is minimised."""
         return prototypical.ProtoRm(ranking=ranking, assignment=self.assignment, diversity=self.diversity)
 
-    def start(self, model: Model, params: Params, groups: Sequence[Group], key: Array) -> tuple[Model, Params]:
-        """With prototypes from a forward pass over the training pairs (those of weight 0 left out), IMP's included.
+    def first_head(self, model: Model, params: Params, groups: Sequence[Group], key: Array) -> Params:
+        """With prototypes from a forward pass over the training pairs (without those of weight 0), IMP's included.
 
         The projection is scaled first: embeddings lie at a mean square of 1 around their mean, which is the unit of
         `gamma`, `sigma` and the diversity's distance; the linear score stays what it was.
         """
         z = np.stack(packed_scores(model, params, groups, embedded, [2] * len(groups), batch=16, name="prototypes"))
-        there = np.array([not len(g.weight) or g.weight[0] > 0 for g in groups], bool)
-        spread = z[there].reshape(-1, z.shape[-1])
+        weight = np.array([g.weight[0] if len(g.weight) else 1.0 for g in groups], np.float32)
+        smooth = np.array([g.smooth[0] if len(g.smooth) else 0.0 for g in groups], np.float32)
+        spread = z[weight > 0].reshape(-1, z.shape[-1])
         scale = 1.0 / np.sqrt(max(np.mean(np.sum((spread - spread.mean(0)) ** 2, axis=-1)), 1e-12))
         head = params["head"]
         head = {**head, "projection": scale * head["projection"], "weight": head["weight"] / scale}
@@ -179,14 +180,15 @@ class ProtoRm(Plain):
         found = first_prototypes(
             key,
             jnp.asarray(np.concatenate([z[:, 0], z[:, 1]])),
-            jnp.tile(jnp.asarray(there), 2),
+            jnp.asarray(weight),
+            jnp.asarray(smooth),
             start_with=self.start_with,
             init=self.init,
             capacity=self.capacity,
             sigma=self.sigma,
             alpha=self.alpha,
         )
-        return model, {**params, "head": {**head, **jax.tree.map(np.asarray, found)}}
+        return {**head, **jax.tree.map(np.asarray, found)}
 
 
 def embedded(model: Model, params: Params, rows: Rows) -> Float[Array, "b c d"]:

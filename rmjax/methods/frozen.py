@@ -43,7 +43,7 @@ class Frozen:
     forms: tuple[Literal["standard", "unit"], ...] = ("standard", "unit")  # unit: pooled parts divided by their norms
     axes: int = 256  # principal axes of the features' differences that a head sees
     folds: int = 5  # of cross-validation inside the labels; pairs of one prompt stay together
-    penalties: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)  # L2, where a difference has mean square 1
+    penalties: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)  # L2; differences have mean square 1
     schedule: Schedule = Schedule()
 
     def __post_init__(self) -> None:

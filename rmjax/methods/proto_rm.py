@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from rmjax.training.frozen.nonlinear import Batch, Params, pair_loss
 class ProtoRm:
     """The prototypical head. Setting: the weight of the assignment loss."""
 
-    grid: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0)
+    grid: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0)
     capacity: int = 16  # prototypes that there is room for, both classes together
     start_with: int = 4  # prototypes a class before IMP adds any
     init: Literal["means", "kmeans++"] = "means"
@@ -39,16 +39,7 @@ class ProtoRm:
     alpha: float = 0.1
 
     def __post_init__(self) -> None:
-        require("proto_rm.", self, "start_with", least=1)
-        require("proto_rm.", self, "mix", above=0, most=1)
-        require("proto_rm.", self, "gamma", "sigma", above=0)
-        require("proto_rm.", self, "alpha", above=0, below=1)
-        require("proto_rm.", self, "diversity", least=0)
-        if self.capacity < 2 * self.start_with:
-            raise UserError(
-                f"proto_rm.capacity={self.capacity}: two classes of {self.start_with} prototypes need at least "
-                f"{2 * self.start_with}"
-            )
+        require_prototypes("proto_rm.", self)
 
     def head(self, hidden: int) -> heads.HeadConfig:
         return heads.Prototypes(embed=hidden, capacity=self.capacity, gamma=self.gamma, mix=self.mix)
@@ -59,7 +50,8 @@ class ProtoRm:
         found = first_prototypes(
             key,
             h,
-            jnp.tile(batch.weight > 0, 2),
+            batch.weight,
+            batch.smooth,
             start_with=self.start_with,
             init=self.init,
             capacity=self.capacity,
@@ -74,13 +66,14 @@ class ProtoRm:
     def gradient(
         self, head: heads.Head, params: Params, batch: Batch, penalty: Callable, value: Array, key: Array
     ) -> Params:
-        labels, mask = sides(batch)
+        labels, mask = classes_of(batch.weight.shape[0]), jnp.tile(batch.weight > 0, 2)
+        smooth = jnp.tile(batch.smooth, 2)
 
         def loss(p: Params) -> Array:
             own = p["head"]
             h = head.embed(own, jnp.concatenate([batch.chosen, batch.rejected]))
             log_a = heads.log_assignments(h, own["prototypes"], own["valid"], own["gamma"])
-            pulled = prototypical.assignment_loss(log_a, own["classes"], labels, mask)
+            pulled = prototypical.assignment_loss(log_a, own["classes"], labels, mask, smooth)
             apart = prototypical.diversity(own["prototypes"], own["classes"], own["valid"] > 0.5)
             ranked = pair_loss(head, p, batch.chosen, batch.rejected, batch)
             return ranked + value * pulled + self.diversity * apart + penalty(p)
@@ -88,9 +81,24 @@ class ProtoRm:
         return jax.grad(loss)(params)
 
 
-def sides(batch: Batch) -> tuple[Array, Array]:
-    """The class of each answer, chosen ones first, and which of them count."""
-    return classes_of(batch.weight.shape[0]), jnp.tile(batch.weight > 0, 2)
+def require_prototypes(where: str, method: Any) -> None:
+    """Raises UserError for settings of prototypes that cannot be.
+
+    Args:
+        where: what stands before a field's name, as in `bounds.require`.
+    """
+    require(where, method, "start_with", least=1)
+    require(where, method, "mix", above=0, most=1)
+    require(where, method, "gamma", "sigma", above=0)
+    require(where, method, "alpha", above=0, below=1)
+    require(where, method, "diversity", least=0)
+    if method.init not in ("means", "kmeans++"):
+        raise UserError(f"{where}init={method.init!r}: not one of means, kmeans++")
+    if method.capacity < 2 * method.start_with:
+        raise UserError(
+            f"{where}capacity={method.capacity}: two classes of {method.start_with} prototypes need at least "
+            f"{2 * method.start_with}"
+        )
 
 
 def classes_of(pairs: int) -> Array:
@@ -101,7 +109,8 @@ def classes_of(pairs: int) -> Array:
 def first_prototypes(
     key: Array,
     h: Array,
-    mask: Array,
+    weight: Array,
+    smooth: Array,
     *,
     start_with: int,
     init: Literal["means", "kmeans++"],
@@ -111,11 +120,16 @@ def first_prototypes(
 ) -> Params:
     """`prototypes`, `classes` and `valid` of a head, float32: the first ones of each class, and what IMP adds to them.
 
+    An answer's class is the likelier one: pairs that are more probably the other way round than not are turned, and
+    ties are left out, for an answer is one prototype of one class.
+
     Args:
         h: [2n, d], embeddings of the chosen answers, then of the rejected ones.
-        mask: [2n], which of them count.
+        weight: [n], of the pairs; 0: left out.
+        smooth: [n], the probability that a pair's label is wrong.
     """
-    labels = classes_of(len(h) // 2)
+    labels = jnp.where(jnp.tile(smooth > 0.5, 2), 1 - classes_of(len(weight)), classes_of(len(weight)))
+    mask = jnp.tile((weight > 0) & (smooth != 0.5), 2)
     key, visits = jax.random.split(key)
     first = prototypical.class_means if init == "means" else prototypical.kmeans_pp
     found, classes, valid = first(key, h, labels, start_with, mask)

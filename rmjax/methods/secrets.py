@@ -100,7 +100,7 @@ class MetaRm:
     pairs themselves stand in.
     """
 
-    grid: tuple[float, ...] = (0.03, 0.3, 1.0, 3.0)
+    grid: tuple[float, ...] = (0.3, 3.0, 30.0, 300.0)  # below, nothing moves
 
     def head(self, hidden: int) -> heads.HeadConfig:
         return heads.Linear(scale=0.0)

@@ -19,12 +19,23 @@ from jaxtyping import Array, Float, Int
 from rmjax.errors import UserError
 from rmjax.models.attention import attend
 from rmjax.models.cache import PromptCache, SuffixCache, attend_cached
-from rmjax.models.config import DecoderConfig, EncoderConfig, Rope
-from rmjax.models.layers import Constant, Dropout, Normal, activate, drop, param, rms_norm, rotate, rotations, softcap
+from rmjax.models.config import DecoderConfig, Rope
+from rmjax.models.layers import (
+    Constant,
+    Dropout,
+    Normal,
+    activate,
+    drop,
+    param,
+    rms_norm,
+    rotate,
+    rotations,
+    softcap,
+    walk,
+)
 from rmjax.sharding import shard
 
 Mix = Callable[[Array, Array, Array], tuple[Array, Any]]  # q, k, v -> output [b t n h], what the caller keeps
-SHALLOW = 8  # layers; a loop over so few is unrolled: it would stack what the backward pass needs, a fifth of its time
 
 
 class Block(nnx.Module):
@@ -217,19 +228,6 @@ class Decoder(nnx.Module):
             body = jax.checkpoint(body, policy=jax.checkpoint_policies.nothing_saveable)
         x, kept = walk(body, self._embed(tokens), (self.blocks, layers), c)
         return rms_norm(x, self.norm[...], c.norm_eps, c.norm_offset), kept
-
-
-def walk(body: Callable, x: Array, layers: Any, c: DecoderConfig | EncoderConfig) -> tuple[Array, Any]:
-    """`jax.lax.scan` over all layers; no backward pass is computed through the lowest `c.frozen` of them.
-
-    Where all of them are frozen there is none anyway: `Model.bind` gives neither them nor the embeddings a gradient.
-    """
-    scan = functools.partial(jax.lax.scan, body, unroll=c.layers <= SHALLOW)
-    if not 0 < c.frozen < c.layers:
-        return scan(x, layers)
-    x, low = scan(x, jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf[: c.frozen]), layers))
-    x, high = scan(x, jax.tree.map(lambda leaf: leaf[c.frozen :], layers))
-    return x, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high)
 
 
 def _ropes(c: DecoderConfig) -> tuple[Rope, ...]:

@@ -17,8 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from rmjax.models.attention import attend_both_ways
 from rmjax.models.config import EncoderConfig
-from rmjax.models.decoder import walk
-from rmjax.models.layers import Constant, Dropout, Normal, activate, drop, layer_norm, param
+from rmjax.models.layers import Constant, Dropout, Normal, activate, drop, layer_norm, param, walk
 from rmjax.sharding import shard
 
 NORMAL = Normal(0.02)  # BERT's own

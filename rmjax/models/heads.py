@@ -31,7 +31,8 @@ MASKED = -1e30  # finite, so that a head without any prototype gives no NaN
 class HeadConfig(typing.Protocol):
     """A frozen, hashable dataclass that builds a module `(features [*, f]) -> [*] float32`.
 
-    The module has `embed(features [*, f]) -> [*, d]` as well: what contrastive and prototypical losses see.
+    The module of a head on its own has `embed(features [*, f]) -> [*, d]` as well: what contrastive and prototypical
+    losses see.
     """
 
     def build(self, width: int) -> nnx.Module: ...

@@ -1,4 +1,4 @@
-"""The small parts of a block: parameters, norms, rotary embeddings, activations.
+"""The small parts of a backbone: parameters, dropout, norms, rotary embeddings, activations, the loop over layers.
 
 Dimensions: b batch, t tokens, n query heads, h head size, r ropes, f frequencies (h / 2).
 """
@@ -6,6 +6,7 @@ Dimensions: b batch, t tokens, n query heads, h head size, r ropes, f frequencie
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +17,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from rmjax.models.config import Activation, Rope
+from rmjax.models.config import Activation, DecoderConfig, EncoderConfig, Rope
+
+SHALLOW = 8  # layers; a loop over so few is unrolled: it would stack what the backward pass needs, a fifth of its time
 
 
 class Init(Protocol):
@@ -157,6 +160,19 @@ def rotate(x: Float[Array, "b t n h"], rotation: Float[Array, "2 b t f"]) -> Flo
     cos, sin = rotation[0][:, :, None, :], rotation[1][:, :, None, :]
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def walk(body: Callable, x: Array, layers: Any, c: DecoderConfig | EncoderConfig) -> tuple[Array, Any]:
+    """`jax.lax.scan` over all layers; no backward pass is computed through the lowest `c.frozen` of them.
+
+    Where all of them are frozen there is none anyway: `Model.bind` gives neither them nor the embeddings a gradient.
+    """
+    scan = functools.partial(jax.lax.scan, body, unroll=c.layers <= SHALLOW)
+    if not 0 < c.frozen < c.layers:
+        return scan(x, layers)
+    x, low = scan(x, jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf[: c.frozen]), layers))
+    x, high = scan(x, jax.tree.map(lambda leaf: leaf[c.frozen :], layers))
+    return x, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high)
 
 
 def activate(x: Float[Array, "*b"], kind: Activation) -> Float[Array, "*b"]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from rmjax.data.rows import Group
 
 Leaf = Any
 
@@ -39,24 +41,36 @@ class LossOutput:
     metrics: dict[str, Mean]
 
 
-@typing.runtime_checkable
-class Objective(typing.Protocol):
-    """Maps rows to a weighted loss; a frozen dataclass of hyper-parameters, never of arrays.
-
-    One that compares all rows of a batch with each other says `whole_batch = True`: it is not split into microbatches.
-    """
+class Loss(typing.Protocol):
+    """Maps rows to a weighted loss; a frozen dataclass of hyper-parameters, never of arrays."""
 
     def __call__(self, model: Any, params: Any, rows: Any) -> LossOutput: ...
 
 
-Gradient = Callable[[Objective, Any, Any], tuple[Any, LossOutput]]  # (objective, params, rows) -> its mean's gradient
+Gradient = Callable[[Loss, Any, Any], tuple[Any, LossOutput]]  # (loss, params, rows) -> its mean's gradient
+
+
+class Checked(typing.Protocol):
+    """What the trainer asks before it begins."""
+
+    def check(self, groups: Iterable[Group], model: Any = None) -> None:
+        """Raises UserError for data or a model that the objective cannot use."""
 
 
 @typing.runtime_checkable
-class OwnGradient(typing.Protocol):
+class Objective(Loss, Checked, typing.Protocol):
+    """A loss that can be trained with.
+
+    One that compares all rows of a batch with each other says `whole_batch = True`: it is not split into microbatches.
+    """
+
+
+@typing.runtime_checkable
+class OwnGradient(Checked, typing.Protocol):
     """An objective whose direction is not the gradient of one loss at the parameters, but is made of such gradients.
 
-    `gradient` is the trainer's: it splits the rows into microbatches and adds exactly.
+    `gradient` is the trainer's: it splits the rows into microbatches and adds exactly. One whose batches are `TwoRows`
+    says `unlabelled = True`.
     """
 
     def direction(self, gradient: Gradient, params: Any, batch: Any) -> tuple[Any, LossOutput]: ...

@@ -17,16 +17,15 @@ Dimensions: n pairs, r rows of a view, d width of a feature, k prototypes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rmjax.data.rows import Group, Rows
+from rmjax.data.rows import Rows
 from rmjax.objectives.base import LossOutput, Mean
-from rmjax.objectives.pairwise import Pairwise
+from rmjax.objectives.pairwise import OnRanking
 from rmjax.objectives.scores import hidden_states, pair_features
 
 Form = Literal["direct", "difference"]
@@ -110,23 +109,18 @@ def swav(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Contrastive:
+class Contrastive(OnRanking):
     """L_ranking (mean of two dropout passes) + beta L_cl between the passes' pooled features (section 3.1, total loss).
 
     Rows come with dropout, and whole batches at once: every answer of a batch is compared with every other. Pairs of
-    weight 0 are left out of both losses. With `loss` swav the model's head is `models.centred.Centred`.
+    weight 0 are left out of both losses. With `loss` swav the model's head is `WithPrototypes`.
     """
 
-    ranking: Pairwise
     loss: Literal["simcse", "swav"]
     beta: float
     form: Form
     temperature: float
     whole_batch: ClassVar[bool] = True
-
-    def check(self, groups: Iterable[Group], model: Any = None) -> None:
-        """Raises UserError for what the ranking loss cannot use."""
-        self.ranking.check(groups, model)
 
     def __call__(self, model: Any, params: Any, batch: Rows) -> LossOutput:
         """ValueError for rows without dropout: the two passes would be one."""

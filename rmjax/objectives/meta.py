@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float
 
 from rmjax.data.rows import Group, Rows, TwoRows
 from rmjax.objectives.base import Gradient, LossOutput, Mean
-from rmjax.objectives.pairwise import Pairwise
+from rmjax.objectives.pairwise import OnRanking
 from rmjax.objectives.scores import Scalar
 
 Params = Any
@@ -85,18 +85,15 @@ class Difference:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MetaRm:
+class MetaRm(OnRanking):
     """The gradient of the ranking loss at theta + eta grad J(theta), to be applied at theta (arXiv:2405.00438, alg. 1).
 
-    The optimizer moves theta by it as by any gradient (the paper writes plain gradient descent).
+    The optimizer moves theta by it as by any gradient (the paper writes plain gradient descent). The loss and metrics
+    that are logged are those at theta + eta grad J(theta); `difference` is J(theta).
     """
 
-    ranking: Pairwise
     eta: float
-
-    def check(self, groups: Iterable[Group], model: Any = None) -> None:
-        """Raises UserError for what the ranking loss cannot use."""
-        self.ranking.check(groups, model)
+    unlabelled: ClassVar[bool] = True
 
     def direction(self, gradient: Gradient, params: Params, batch: TwoRows) -> tuple[Params, LossOutput]:
         """Both gradients are exact for any number of microbatches."""

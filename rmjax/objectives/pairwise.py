@@ -80,9 +80,11 @@ class Pairwise:
     `sft` and `dpo` beside a scalar head are GRM's regularisers (arXiv:2406.10216, section 3): they keep the hidden
     states fit for the language model's output head. `dpo` adds its DPO without reference, per pair and under the pair's
     weight, -log sigmoid(dpo_beta (log pi(better) - log pi(worse))) of log-probabilities summed over the completion.
-    Departures: the paper mixes, (1 - a) L_BT + a L_reg with a = 0.01, where this adds (the same up to a factor that
-    Adam divides out, with dpo = a / (1 - a)); a smoothed pair is smoothed here too, as by `loss`, or a tie would be
-    taught as a preference; the margin column is in units of the reward and stays out.
+    Departures: GRM's SFT term is -log sigmoid(beta log pi(better)), where `sft` is the loss of language models, which
+    needs no scale and does not depend on an answer's length; the paper mixes, (1 - a) L_BT + a L_reg with a = 0.01,
+    where this adds (the same up to a factor that Adam divides out, with dpo = a / (1 - a)); a smoothed pair is smoothed
+    here too, as by `loss`, or a tie would be taught as a preference; the margin column is in units of the reward and
+    stays out.
 
     Metrics carry TRL's names. For `Implicit`: rewards/chosen, rewards/rejected, rewards/accuracies, rewards/margins,
     logps/chosen, logps/rejected; for scalar scores: accuracy, margin, mean_reward, min_reward, max_reward. They count
@@ -238,6 +240,17 @@ class Pairwise:
                 "max_reward": _extreme(jnp.max(jnp.where(slots, scores, -jnp.inf)), slots),
             }
         return LossOutput(loss, metrics)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnRanking:
+    """An objective that is built on a ranking loss, and needs of the data what that needs."""
+
+    ranking: Pairwise
+
+    def check(self, groups: Iterable[Group], model: Any = None) -> None:
+        """Raises UserError for what the ranking loss cannot use."""
+        self.ranking.check(groups, model)
 
 
 def _extreme(value: Float[Array, ""], slots: Array) -> Mean:

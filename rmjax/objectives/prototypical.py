@@ -19,17 +19,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rmjax.data.rows import Group, Rows
+from rmjax.data.rows import Rows
 from rmjax.models.heads import log_assignments, squared_distances
 from rmjax.objectives.base import LossOutput, Mean
-from rmjax.objectives.pairwise import Pairwise
+from rmjax.objectives.pairwise import OnRanking, either_flip
 from rmjax.objectives.scores import hidden_states, pair_features
 
 REJECTED, CHOSEN = 0, 1  # classes, as in `models.heads.Prototypes`
@@ -40,13 +39,21 @@ def assignment_loss(
     classes: Int[Array, " K"],
     labels: Int[Array, " n"],
     mask: Bool[Array, " n"] | None = None,
+    smooth: float | Float[Array, " n"] = 0.0,
 ) -> Float[Array, ""]:
-    """Mean of -log sum_{k: c_k = label} a_k; a class without a valid prototype makes its answers count nothing."""
+    """Mean of (1 - a) l(label) + a l(the other class), l(c) = -log sum_{k: c_k = c} a_k; a = `smooth`, as of pairs.
+
+    A class without a valid prototype makes what belongs to it count nothing.
+    """
     mask = jnp.ones(labels.shape, bool) if mask is None else mask
-    own = jnp.where(classes == labels[:, None], log_a, -jnp.inf)
-    there = mask & jnp.any(jnp.isfinite(own), -1)
-    own = jnp.where(there[:, None], own, 0.0)  # a finite value where no gradient is wanted
-    return jnp.sum(jnp.where(there, -jax.nn.logsumexp(own, -1), 0.0)) / jnp.maximum(jnp.sum(there), 1)
+    total = count = 0.0
+    for label, share in ((labels, 1.0 - smooth), (CHOSEN + REJECTED - labels, smooth)):
+        own = jnp.where(classes == label[:, None], log_a, -jnp.inf)
+        there = mask & jnp.any(jnp.isfinite(own), -1)
+        own = jnp.where(there[:, None], own, 0.0)  # a finite value where no gradient is wanted
+        weight = jnp.where(there, share, 0.0)
+        total, count = total - jnp.sum(weight * jax.nn.logsumexp(own, -1)), count + jnp.sum(weight)
+    return total / jnp.maximum(count, 1e-9)
 
 
 def diversity(
@@ -164,19 +171,15 @@ def kmeans_pp(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProtoRm:
+class ProtoRm(OnRanking):
     """L_ranking + `assignment` mean(-log sum_{k: c_k = label} a_k) + `diversity` diversity, on packed rows.
 
-    A pair's two assignment losses are weighted as the pair is, so that any number of microbatches gives one gradient.
+    A pair's two assignment losses are weighted and smoothed as the pair is, so that any number of microbatches gives
+    one gradient, and a tie pulls both of its answers to both classes alike.
     """
 
-    ranking: Pairwise
     assignment: float
     diversity: float
-
-    def check(self, groups: Iterable[Group], model: Any = None) -> None:
-        """Raises UserError for what the ranking loss cannot use."""
-        self.ranking.check(groups, model)
 
     def __call__(self, model: Any, params: Any, rows: Rows) -> LossOutput:
         module = model.bind(params)
@@ -186,7 +189,8 @@ class ProtoRm:
         both = jnp.stack(pair_features(module, hidden, rows), axis=1)
         log_a = log_assignments(head.embed(both), table, valid, head.gamma[...])
         labels = jnp.array([CHOSEN, REJECTED])
-        pulled = jax.vmap(lambda a: assignment_loss(a, classes, labels))(log_a)
+        smooth = either_flip(rows.smooth, self.ranking.label_smoothing).reshape(-1)
+        pulled = jax.vmap(lambda a, s: assignment_loss(a, classes, labels, smooth=s))(log_a, smooth)
         weight = jnp.where(rows.pairs[..., 0] >= 0, rows.weight, 0.0).reshape(-1)
         pulled = Mean.of(pulled, weight)
         apart = diversity(table, classes, jax.lax.stop_gradient(valid) > 0.5)

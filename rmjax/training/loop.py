@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from rmjax.bounds import require
 from rmjax.data import packing
 from rmjax.data.limits import require_context
-from rmjax.data.pipeline import Together, batches
+from rmjax.data.pipeline import Batches, Together, batches
 from rmjax.data.rows import Group, Rows, TwoRows
 from rmjax.errors import UserError
 from rmjax.objectives.base import Objective
@@ -34,6 +34,7 @@ from rmjax.training.step import train_step
 from rmjax.training.termination import Termination
 
 LONG = 1e12  # FLOPs of a run from which on its device's peak is worth measuring
+SECOND = 1_000_003  # the seed of unlabelled answers is so much above the data's
 FREE = ("save_every", "keep", "log_every", "quiet", "peak_flops")  # fields of `Train` that change no result
 
 
@@ -55,13 +56,13 @@ class Train:
     epochs: int = 0  # visits of every group; the last batch is filled up with empty rows
     batch: int = 16  # packed rows per update, over all devices
     microbatches: int = 1  # pieces that a batch is computed in: less memory, the same gradient
-    seed: int = 0  # of the data's order
+    seed: int = 0  # of the data's order and of dropout's masks
     save_every: int = 0  # updates between checkpoints; the last update has one too; 0: none
     keep: int = 2  # newest checkpoints kept
     log_every: int = 10  # updates averaged in a row of metrics.jsonl
     dropout: float = 0.0  # share of the layers' outputs dropped in training; scores never are
     freeze: int = 0  # lowest layers that are not trained, nor are the embeddings then; 0: all is trained
-    head_only: float = 0.0  # first updates, which move the head and an encoder's pooler only; below 1: a share of all
+    head_only: float = 0.0  # first updates, of the head and an encoder's pooler; below 1: a share of all, at least one
     pairs_per_group: int | None = None  # pairs drawn anew at every visit of a group; None: all
     length: int = 0  # tokens of a row; 0: what the longest group needs
     peak_flops: float = 0.0  # FLOP/s of one device, for MFU; 0: measured where the run is long enough
@@ -80,14 +81,37 @@ class Train:
             raise UserError(
                 f"train.steps={self.steps}, train.epochs={self.epochs}: give one of the two, and 0 for the other"
             )
+        if self.steps:
+            self.alone(self.steps)
 
-    def check(self, model: Any) -> None:
-        """Raises UserError where the model has fewer layers than are to be frozen, or no head to train alone."""
+    def alone(self, total: int) -> int:
+        """The first updates of `total`, which move the head alone. UserError where none is left for the rest."""
+        if not self.head_only:
+            return 0
+        first = max(1, share_of(self.head_only, total))
+        if first >= total:
+            raise UserError(
+                f"train.head_only={self.head_only:g}: {first} updates of the head alone leave none of {total} for the "
+                "rest; give a smaller number or share, or train longer"
+            )
+        return first
+
+    def check(self, model: Any, groups: Sequence[Group] = ()) -> None:
+        """Refuses, before any work is done, what `fit` would refuse for these settings.
+
+        Args:
+          groups: what will be trained on, where it is known already.
+
+        Raises:
+          UserError: the model has fewer layers than are to be frozen, or no head to train alone; too few updates.
+        """
         layers = model.config.layers
         if self.freeze > layers:
             raise UserError(f"train.freeze={self.freeze}: the model has {layers} layers; give at most {layers}")
         if self.head_only and model.head is None:
             raise UserError(f"train.head_only={self.head_only}: the model has no reward head; set it to 0")
+        if self.head_only and self.epochs and groups:
+            self.alone(updates(model, groups, self).total)
 
 
 def fit(
@@ -116,39 +140,23 @@ def fit(
       unlabelled: for an objective that wants a batch of them with every update (`objectives/meta.py: unlabelled`).
 
     Raises:
-      UserError: data that the objective cannot use, layers or a head that the model does not have, a batch that does
-        not split over the devices, a folder that cannot be written or holds the checkpoints of another run, a loss that
-        is not finite.
+      UserError: data that the objective cannot use, unlabelled answers that it lacks or would ignore, layers or a head
+        that the model does not have, a batch that does not split over the devices, a folder that cannot be written or
+        holds the checkpoints of another run, a loss that is not finite.
       SystemExit: 0, after SIGTERM.
     """
     objective.check(groups, model)
+    if bool(unlabelled) != getattr(objective, "unlabelled", False):
+        raise UserError(
+            f"{type(objective).__name__}: {'takes no' if unlabelled else 'needs'} unlabelled answers beside the pairs, "
+            f"and {len(unlabelled)} prompts with answers were given"
+        )
     train.check(model)
-    require_context(groups, model.context)
-    shape = packing.fit(groups, length=train.length, pairs_per_group=train.pairs_per_group, share=model.share)
-    data = batches(
-        groups,
-        shape,
-        batch=train.batch,
-        seed=train.seed,
-        steps=train.steps,
-        epochs=train.epochs,
-        pairs_per_group=train.pairs_per_group,
-        share=model.share,
-    )
-    if unlabelled:
-        require_context(unlabelled, model.context)
-        shape = packing.fit(unlabelled, share=model.share)
-        more = batches(unlabelled, shape, batch=train.batch, seed=train.seed, steps=data.total, share=model.share)
-        data = Together(data, more)
+    data = updates(model, groups, train, unlabelled)
     mesh = current_mesh()
     check_mesh(train, mesh)
     tx = transform(train.optimizer.direction, model)
-    head_only = share_of(train.head_only, data.total)
-    if head_only >= data.total:
-        raise UserError(
-            f"train.head_only={train.head_only}: {head_only} updates of the head alone leave none of {data.total} for "
-            "the rest; give a share below 1, or train longer"
-        )
+    head_only = train.alone(data.total)
     whole = model.with_config(frozen=train.freeze)
     first = model.with_config(frozen=model.config.layers + 1) if head_only else whole
     steps = {
@@ -157,7 +165,7 @@ def fit(
 
     checkpoints = resumed = None
     if folder is not None and (train.save_every or (folder / FOLDER).exists()):
-        settings = _settings(model, params, objective, [*groups, *unlabelled], train, contract)
+        settings = _settings(model, params, objective, groups, unlabelled, train, contract)
         checkpoints = Checkpoints(folder / FOLDER, settings, keep=train.keep)
         resumed = checkpoints.restore(abstract_state(model, tx), data)
     seed = np.uint32(train.seed % 2**32)  # a number of the size that a device takes
@@ -197,15 +205,49 @@ def fit(
     return state.params
 
 
+def updates(model: Any, groups: Sequence[Group], train: Train, unlabelled: Sequence[Group] = ()) -> Batches | Together:
+    """The batches of a training. Unlabelled answers come in rows of their own length, in an order of their own.
+
+    Raises:
+      UserError: a group that is longer than the model or a row can hold.
+    """
+    require_context(groups, model.context)
+    shape = packing.fit(groups, length=train.length, pairs_per_group=train.pairs_per_group, share=model.share)
+    data = batches(
+        groups,
+        shape,
+        batch=train.batch,
+        seed=train.seed,
+        steps=train.steps,
+        epochs=train.epochs,
+        pairs_per_group=train.pairs_per_group,
+        share=model.share,
+    )
+    if not unlabelled:
+        return data
+    require_context(unlabelled, model.context)
+    shape = packing.fit(unlabelled, share=model.share)
+    # Of its own: where the answers are those of the pairs, an update would else see the same ones twice.
+    seed = train.seed + SECOND
+    return Together(data, batches(unlabelled, shape, batch=train.batch, seed=seed, steps=data.total, share=model.share))
+
+
 def _settings(
-    model: Any, params: Any, objective: Any, groups: Sequence[Group], train: Train, contract: Mapping[str, Any] | None
+    model: Any,
+    params: Any,
+    objective: Any,
+    groups: Sequence[Group],
+    unlabelled: Sequence[Group],
+    train: Train,
+    contract: Mapping[str, Any] | None,
 ) -> dict[str, str]:
     """What makes a run this one: a checkpoint of another is refused."""
     parts = {"model": model.config, "head": model.head, "pool": model.pool, "objective": objective, "train": train}
     parts |= {f"contract.{key}": value for key, value in (contract or {}).items()}
     free = {f"train.{name}" for name in FREE}
     fields = {k: v for at, part in parts.items() for k, v in describe(part, at).items() if k not in free}
-    return {**fields, "data": fingerprint(groups), "initial parameters": f"{checksum(params):08x}"}
+    found = {"data": fingerprint(groups), "initial parameters": f"{checksum(params):08x}"}
+    return {**fields, **found, **({"unlabelled": fingerprint(unlabelled)} if unlabelled else {})}
 
 
 def check_mesh(train: Train, mesh: Mesh | None) -> None:

@@ -14,7 +14,7 @@ import optax
 from rmjax.data.rows import Rows, TwoRows
 from rmjax.errors import UserError
 from rmjax.models.layers import Dropout
-from rmjax.objectives.base import LossOutput, Mean, Objective, OwnGradient
+from rmjax.objectives.base import Loss, LossOutput, Mean, Objective, OwnGradient
 from rmjax.training.optimizer import Optimizer, transform
 from rmjax.training.state import TrainState
 
@@ -37,12 +37,17 @@ def train_step(
     Raises:
       UserError: microbatches for an objective that needs whole batches.
     """
+    check_microbatches(objective, microbatches)
+    return _train_step(model, objective, optimizer.direction, microbatches, dropout)
+
+
+def check_microbatches(objective: Objective | OwnGradient, microbatches: int) -> None:
+    """Raises UserError for microbatches where the objective needs whole batches."""
     if microbatches > 1 and getattr(objective, "whole_batch", False):
         raise UserError(
-            f"train.microbatches={microbatches}: this objective compares all answers of a batch, which cannot be "
-            "split; set it to 1"
+            f"train.microbatches={microbatches}: the method compares all answers of a batch; set it to 1 "
+            "(--model.remat saves memory)"
         )
-    return _train_step(model, objective, optimizer.direction, microbatches, dropout)
 
 
 @functools.lru_cache(maxsize=64)
@@ -89,9 +94,7 @@ def gradients(
     return _mean_gradient(model, objective, params, rows, microbatches)
 
 
-def _mean_gradient(
-    model: Any, objective: Objective, params: Any, rows: Rows, microbatches: int
-) -> tuple[Any, LossOutput]:
+def _mean_gradient(model: Any, objective: Loss, params: Any, rows: Rows, microbatches: int) -> tuple[Any, LossOutput]:
     """Sums of losses and of weights are accumulated over microbatches and divided once.
 
     So ragged batches give the same gradient however they are split.

@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from rmjax.bounds import LAST_SEED, require
+from rmjax.data.features import Features
 from rmjax.errors import UserError
 from rmjax.records import Message, Preference
 
@@ -44,6 +45,10 @@ class Labelled:
     rejected: Float[np.ndarray, "n f"]
     gold: Float[np.ndarray, "n 2"]  # true rewards of chosen and rejected
     flipped: Bool[np.ndarray, " n"]  # the label is not gold's
+
+    def features(self) -> Features:
+        """The pairs as features."""
+        return Features(self.ids, self.chosen, self.rejected)
 
     def records(self) -> list[Preference]:
         """The pairs as records, with stand-ins for texts; `meta`: gold_chosen, gold_rejected."""
@@ -83,6 +88,14 @@ class RewardWorld:
         require("world.", self, "feature_noise", "interaction", "curve", "drift", least=0)
         require("world.", self, "correlation", above=-1, below=1)
         require("world.", self, "noise", least=0, most=0.5)
+
+    def require_seeds(self, count: int) -> None:
+        """Raises UserError where the last of `count` worlds, this one's seed and those that follow, has none."""
+        if self.seed + count - 1 > LAST_SEED:
+            raise UserError(
+                f"world.seed={self.seed}: with seeds={count} the last world's would be above {LAST_SEED}; give a "
+                "smaller one"
+            )
 
     @functools.cached_property
     def weights(self) -> Float[np.ndarray, " r"]:

@@ -13,8 +13,9 @@ from rmjax.errors import UserError
 from rmjax.evaluation import curves
 from rmjax.evaluation.curves import Dot, figure
 from rmjax.evaluation.pairwise import compare_runs
-from rmjax.jobs.curve import BASELINE, Curve
+from rmjax.jobs.curve import BASELINE, Curve, rates
 from rmjax.methods.frozen import Bench
+from rmjax.records import Preference
 from rmjax.worlds.judge_world import JudgeWorld
 
 SETTINGS = """
@@ -45,7 +46,7 @@ def test_what_a_run_leaves(job):
         (m, n) for m in (BASELINE, "+ margin by strength", "MetaRM") for n in (3, 12, 24)
     }
     assert all(r["n"] == 10 and 0 <= r["accuracy"] <= 1 for r in rows) and len(rows) == 18
-    tried = {BASELINE: 2, "+ margin by strength": 4, "MetaRM": 12}
+    tried = {BASELINE: 2, "+ margin by strength": 4, "MetaRM": 16}
     assert summary["settings_tried"] == tried and all(r["settings_tried"] == tried[r["method"]] for r in rows)
     assert "real data" not in str(summary) and summary["testbed"] == f"pairs of {job.data.path}"
     assert {(r["draw"], r["seed"]) for r in rows if r["labels"] == 12} == {(0, 0), (1, 0)}
@@ -56,7 +57,7 @@ def test_what_a_run_leaves(job):
     page = _path(job, "report.html").read_text()
     assert page.index("Accuracy against the number of labels") < page.index('<section id="accuracy">')
     assert "<script" not in page and "&lt;section" not in page and "&lt;svg" not in page and "real data" not in page
-    assert f"{BASELINE} 2, + margin by strength 4, MetaRM 12." in page and "for all 6 comparisons" in page
+    assert f"{BASELINE} 2, + margin by strength 4, MetaRM 16." in page and "for all 6 comparisons" in page
 
 
 def test_a_second_run_repeats_nothing(job, monkeypatch):
@@ -79,6 +80,30 @@ def test_a_killed_run_goes_on(job, monkeypatch):
     assert fitted == [12, 24]
     same = lambda rows: [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
     assert same(json_file.read(_path(job, "summary.json"))["rows"]) == same(before)
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ({"margin": 2.0}, r"has margin, which the methods margin would replace: .*\(--data\.ignore margin\)"),
+        ({"votes": {"chosen": 2, "rejected": 1}}, r"has votes, .*\(--data\.ignore votes\)"),
+        ({"tie": True}, r"is a tie, kept as a soft label of 1/2, .*\(--data\.tie drop\)"),
+    ],
+)
+def test_columns_that_a_method_would_replace_are_refused_before_any_work(job, tmp_path, monkeypatch, column, said):
+    monkeypatch.delattr("rmjax.jobs.curve.load_model")
+    items = jsonl.read(job.data.path, Preference)
+    jsonl.write(tmp_path / "t.jsonl", [dataclasses.replace(items[0], **column), *items[1:]])
+    data = dataclasses.replace(job.data, path=str(tmp_path / "t.jsonl"), tie="half")
+    with pytest.raises(UserError, match=rf"record '{items[0].id}' {said}"):
+        dataclasses.replace(job, data=data, workdir=str(tmp_path / "w")).run("")
+    assert not (tmp_path / "w").exists()
+
+
+def test_rates():
+    assert rates(np.array([1.0, -1.0, 0.0, 2.0]), 2) == [0.5, 0.75]
+    with pytest.raises(UserError, match="not a finite number"):
+        rates(np.array([1.0, np.nan]), 1)
 
 
 def test_more_labels_than_pairs(job):

@@ -32,6 +32,15 @@ def test_every_stage_leaves_its_files(finished):
     assert run["config"]["method"]["samples"] == 4
 
 
+def test_a_training_that_the_model_cannot_have_is_refused_before_any_work(job, tmp_path):
+    fresh, how = dataclasses.replace(job, workdir=str(tmp_path / "w")), {"freeze": 99}
+    method = dataclasses.replace(job.method, train=dataclasses.replace(job.method.train, **how))
+    for change in ({"method": method}, {"sft": dataclasses.replace(job.sft, **how)}):
+        with pytest.raises(UserError, match=r"train.freeze=99: the model has \d+ layers"):
+            dataclasses.replace(fresh, **change).run("")
+    assert not (tmp_path / "w").exists()
+
+
 def test_sampled_and_trained_judgments_fit_the_labels(finished):
     judgments = jsonl.read(Path(finished.workdir) / "sample-1" / "judgments.jsonl", Judgment)
     assert len(judgments) == 8 * 4

@@ -92,6 +92,7 @@ def test_a_killed_run_goes_on(scored, tmp_path, monkeypatch):
     one = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}  # as in this process
     killed = subprocess.run(command, env=one, capture_output=True, text=True, timeout=400)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    killed_clock = (work / "seconds.json").read_text()
     *whole, torn = (work / "scores.jsonl").read_bytes().split(b"\n")
     assert len(whole) == killed_launch.WHOLE and torn
     usual, parts = score.slot_scores, []
@@ -99,9 +100,12 @@ def test_a_killed_run_goes_on(scored, tmp_path, monkeypatch):
     job = dataclasses.replace(scored, workdir=str(work))
     job.run("")
     assert parts == [4, 4]  # of three parts
+    seconds = lambda: json.loads((work / "summary.json").read_text())["rows"][0]["seconds"]
+    before, took = json.loads(killed_clock)["seconds"], seconds()
+    assert took > before > 0  # the killed attempt's count
     assert (work / "scores.jsonl").read_bytes() == (tmp_path / "unbroken" / "scores.jsonl").read_bytes()
     job.run("")
-    assert parts == [4, 4]  # a run that is done scores nothing
+    assert parts == [4, 4] and seconds() == took  # a run that is done scores nothing, and what it took stays
     lines = jsonl.read(work / "scores.jsonl", ItemScore)
     jsonl.write(work / "scores.jsonl", lines[1:])
     with pytest.raises(UserError, match="holds scores of other items"):

@@ -10,8 +10,9 @@ from rmjax import config, json_file, jsonl, launch
 from rmjax.bounds import LAST_SEED
 from rmjax.errors import UserError
 from rmjax.jobs import shift
-from rmjax.jobs.shift import BASELINE, BEFORE, META, RELABELLED, THIS, TRAINING, Shift, rates
+from rmjax.jobs.shift import BASELINE, BEFORE, HIDDEN, META, RELABELLED, THIS, TRAINING, Shift
 from rmjax.methods.frozen import Bench
+from rmjax.methods.shift import Hidden, HiddenMetaRm, adapted
 
 SETTINGS = """
     --seeds 2 --rounds 2 --labels 40 --unlabelled 12 --test 50 --world.features 12
@@ -30,7 +31,7 @@ def job(tmp_path_factory) -> Shift:
         rights = [np.concatenate([np.arange(50) < 10 * p + t for t in range(3)]) for p in range(len(places))]
         found = np.where(rights, 1.0, -1.0)
         words = ("w",) * len(places)
-        every = np.repeat(found[:, None], 12, axis=1)
+        every = np.repeat(found[:, None], 16, axis=1)
         return dataclasses.replace(base, differences=found, words=words), every
 
     place = f"--workdir {tmp_path_factory.mktemp('shift') / 'run'}"
@@ -65,6 +66,30 @@ def test_what_a_run_leaves(job):
     assert "±" in page and "<script" not in page and "&lt;svg" not in page
 
 
+def test_a_trial_with_the_methods_themselves(monkeypatch):
+    """Each round is scored by the head that saw that round's answers, the one before's, or those of training."""
+    name, given = "hidden layer, MetaRM", "--rounds 2 --labels 16 --unlabelled 10 --test 20 --world.features 12"
+    given += " --frozen.folds 2 --frozen.penalties 0.1 --frozen.schedule.steps 2 --frozen.schedule.penalties 1"
+    given += " --frozen.schedule.batch 4 --frozen.schedule.hidden 3"
+    job, told = config.override(config.load("shift"), given.split(), name="shift"), []
+    monkeypatch.setattr(shift, "adapted", lambda *a: told.append((a[5], adapted(*a))) or told[-1][1])
+    monkeypatch.setattr(shift, "META", {name: HiddenMetaRm(grid=(0.3, 300.0))})
+    for other in ("SimCse", "Swav"):  # one program for all three rows: compiling each takes seconds
+        monkeypatch.setattr(shift, other, Hidden)
+    found = job.trial(3)
+    accuracy, ((places, (fitted, every)),) = found["accuracy"], told
+    assert accuracy["+ SimCSE"] == accuracy["+ SwAV"] == accuracy[HIDDEN] and len(accuracy[HIDDEN]) == 3
+    world = dataclasses.replace(job.world, seed=3)
+    for t, place in enumerate(places):
+        drawn = world.responses(10, 2, round=t)
+        assert (place.chosen == drawn[:, 0]).all() and (place.rejected == drawn[:, 1]).all()
+    right = (fitted.differences > 0).reshape(3, 3, 20).mean(2)  # [place, round]
+    for whose, rows in ((THIS, [0, 1, 2]), (BEFORE, [0, 0, 1]), (TRAINING, [0, 0, 0])):
+        assert accuracy[f"{name}, {whose}"] == [right[p, t] for t, p in enumerate(rows)]
+    assert len(found["by_eta"][name]) == every.shape[1] == 2
+    assert len(set(map(tuple, fitted.differences))) == 3  # the places' heads are not the same
+
+
 def test_a_killed_run_goes_on(job, monkeypatch):
     file = path(job, "rows.jsonl")
     whole = file.read_bytes()
@@ -73,12 +98,6 @@ def test_a_killed_run_goes_on(job, monkeypatch):
     monkeypatch.setattr(Shift, "trial", lambda self, seed: ran.append(seed) or jsonl.parse(whole.splitlines()[1], "x"))
     job.run("")
     assert ran == [1] and file.read_bytes() == whole
-
-
-def test_rates():
-    assert rates(np.array([1.0, -1.0, 0.0, 2.0]), 2) == [0.5, 0.75]
-    with pytest.raises(UserError, match="not a finite number"):
-        rates(np.array([1.0, np.nan]), 1)
 
 
 @pytest.mark.parametrize(

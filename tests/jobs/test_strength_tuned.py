@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rmjax import jsonl
+from rmjax.data import packing
 from rmjax.data.sources import read_preferences
 from rmjax.jobs import strength_members
 from rmjax.jobs.sources import ModelSource
@@ -72,7 +73,8 @@ def test_a_killed_run_goes_on_and_members_score_what_they_have_not_seen(folder, 
 
     # The second member's first part, by the train job's own pieces.
     start = TrainJob(model=ModelSource(path=str(folder / "base")), seed=6).start()
-    train, objective = dataclasses.replace(TRAIN, seed=6), Pairwise(score=Scalar())
+    length = packing.fit(start.groups(records)).length  # of all trainings' rows
+    train, objective = dataclasses.replace(TRAIN, seed=6, length=length), Pairwise(score=Scalar())
     others = start.groups([p for p, f in zip(records, part[1], strict=True) if f])
     params = fit(start.model, start.params, objective, others, train, None, name="by hand")
     own = [i for i, f in enumerate(part[1]) if not f]
@@ -110,6 +112,12 @@ def test_the_papers_way_scores_what_was_trained_on(flags, tmp_path, monkeypatch)
         (["--train.freeze", "99"], "train.freeze=99: the model has"),
         (["--train.length", "1"], "--train.length 1: 10 of 10 training pairs need longer rows"),
         (["--ensemble.folds", "99"], "different prompts for 99 folds"),
+        (["--ensemble.scoring", "training", "--ensemble.folds", "10"], "ensemble.folds=10: is for scoring held_out"),
+        (["--train.head-only", "5"], "train.head_only=5: 5 updates of the head alone leave none of 2"),
+        (
+            ["--train.steps", "0", "--train.epochs", "1", "--train.head-only", "50"],
+            "50 updates of the head alone leave",
+        ),
     ],
 )
 def test_one_line_refusals_that_leave_nothing_behind(flags, tmp_path, capsys, extra, message):

@@ -3,15 +3,20 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rmjax import config, json_file, jsonl
+from rmjax.data.features import Features
 from rmjax.errors import UserError
+from rmjax.jobs import transfer
 from rmjax.jobs.transfer import BASELINE, Transfer
+from rmjax.methods.frozen import Fitted
+from rmjax.records import Preference
 from rmjax.worlds.judge_world import JudgeWorld
 
 SETTINGS = """
-    --labels 12 --unlabelled 10 --draws 2 --frozen.axes 6 --frozen.folds 2 --frozen.forms standard
+    --labels 8 --unlabelled 10 --draws 2 --frozen.axes 6 --frozen.folds 2 --frozen.forms standard
     --frozen.penalties 0.1 1 --frozen.schedule.steps 3
 """
 
@@ -64,7 +69,7 @@ def test_a_killed_run_goes_on(job, monkeypatch):
     ("change", "said"),
     [
         ({"held": ()}, "--train has 2 files and --held 0"),
-        ({"labels": 17}, "labels=17: one has 16 training pairs"),
+        ({"labels": 9}, "labels=9: one has 16 training pairs; give at most half"),
         ({"unlabelled": 99}, "unlabelled=99"),
         ({"draws": 1}, "draws=1"),
     ],
@@ -72,6 +77,44 @@ def test_a_killed_run_goes_on(job, monkeypatch):
 def test_refused(job, tmp_path, change, said):
     with pytest.raises(UserError, match=said):
         dataclasses.replace(job, workdir=str(tmp_path / "w"), **change).run("")
+    assert not (tmp_path / "w").exists()
+
+
+def test_each_target_is_scored_by_the_head_that_saw_its_answers(job, monkeypatch):
+    """The head of the place p is right on the first 2 + p of each target's pairs; features of source p are all p."""
+    seen = []
+
+    def placed(bench, labels, number, method, base, places):
+        seen.append([set(np.concatenate([f.chosen, f.rejected]).ravel()) for f in places])
+        rights = [np.concatenate([np.arange(n) < 2 + p for n in (10, 6)]) for p in range(len(places))]
+        return dataclasses.replace(base, differences=np.where(rights, 1.0, -1.0), words=("w",) * 2), None
+
+    class Baseline:
+        def baseline(self, labels, numbers):
+            none = np.zeros(1)
+            right = np.where(np.arange(16) < 10, 1.0, 0.0)[None]  # all of one's; two's are ties
+            return Fitted(right, none, none, ("b",), none, none, None)
+
+    monkeypatch.setattr(transfer, "adapted", placed)
+    full = lambda p: Features(tuple(map(str, range(20))), *np.full((2, 20, 3), p, np.float32))
+    found = job.cell(Baseline(), {"one": full(0), "two": full(1)}, [10, 6], 0)
+    assert seen == [[{0.0}, {1.0}]]
+    assert found["MetaRM"] == {"one": 2 / 10, "two": 3 / 6} and found[BASELINE] == {"one": 1.0, "two": 0.5}
+
+
+def test_over_long_pairs_of_an_encoder(job, encoder, tmp_path):
+    first, *rest = jsonl.read(job.train[0], Preference)
+    prompt = (dataclasses.replace(first.prompt[0], content="music " * 50),)
+    jsonl.write(tmp_path / "one.jsonl", [dataclasses.replace(first, prompt=prompt), *rest])
+    train = (str(tmp_path / "one.jsonl"), job.train[1])
+    model = dataclasses.replace(job.model, path=str(encoder))
+    other = dataclasses.replace(job, model=model, train=train, workdir=str(tmp_path / "w"), overlong="error")
+    with pytest.raises(
+        UserError, match=r"training pairs of one: \d+ of 16 are too long; .* give --overlong cut or drop"
+    ):
+        other.run("")
+    with pytest.raises(UserError, match="--overlong cut: a decoder's pairs are never cut"):
+        dataclasses.replace(job, overlong="cut", workdir=str(tmp_path / "w")).run("")
     assert not (tmp_path / "w").exists()
 
 

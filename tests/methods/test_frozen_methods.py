@@ -53,10 +53,10 @@ def begun(method):
 
 def test_at_the_defaults_every_method_tries_as_many_settings():
     how = Frozen()
-    assert {how.settings(m) for m in (None, *METHODS, Flip(), Smooth(), Margin())} == {12}
-    assert [HOW.settings(m) for m in (None, Flip(), MetaRm())] == [4, 4, 12]
+    assert {how.settings(m) for m in (None, *METHODS, Flip(), Smooth(), Margin())} == {16}
+    assert [HOW.settings(m) for m in (None, Flip(), MetaRm())] == [4, 4, 16]
     base = bench().baseline(3, range(2))
-    assert max(bench().auxiliary(3, range(2), MetaRm(), base).chosen) < 12
+    assert max(bench().auxiliary(3, range(2), MetaRm(), base).chosen) < 16
 
 
 @pytest.mark.parametrize("method", METHODS[:-1], ids=lambda m: type(m).__name__)

@@ -35,15 +35,39 @@ def test_gap_by_hand():
 def test_a_linear_score_is_found_and_held_out_gaps_are_honest():
     model = Model.of(ENCODER, Linear(), ("cls", "mean"))
     read, weight = RANDOM.normal(size=(80, 2, WIDTH)), RANDOM.normal(size=WIDTH)
-    stand_in, gap = nearest.stand_in(model, {"encoder": {}}, read, read @ weight + 3.0)
+    stand_in, gap = nearest.stand_in(model, {"encoder": {}}, read, read @ weight + 3.0, range(80))
     assert gap.rms < 1e-4 and gap.order == 0
     np.testing.assert_allclose(nearest.rewards(stand_in.params, "cls", read), read @ weight + 3.0, atol=1e-4)
     assert stand_in.model.pool == ("pooler",) and stand_in.nearest["pool"] == ["cls"]
     noise = RANDOM.normal(size=(12, 2))  # fewer pairs than could tell 6 weights: fitted pairs would flatter
-    _, gap = nearest.stand_in(model, {"encoder": {}}, read[:12], noise)
+    _, gap = nearest.stand_in(model, {"encoder": {}}, read[:12], noise, range(12))
     assert gap.explained < 0.5 and not gap.useful
-    with pytest.raises(UserError, match="1 pairs: the linear head"):
-        nearest.stand_in(model, {"encoder": {}}, read[:1], noise[:1])
+    with pytest.raises(UserError, match="12 pairs of 1 prompt: the linear head"):
+        nearest.stand_in(model, {"encoder": {}}, read[:12], noise, ["q"] * 12)
+
+
+def test_pairs_of_a_prompt_are_left_out_together():
+    """Two pairs of each prompt that are the same: apart, each would tell of the other."""
+    read, scores = RANDOM.normal(size=(2 * WIDTH, 2, 40)), RANDOM.normal(size=(2 * WIDTH, 2))
+    both, prompts = (np.repeat(a, 2, axis=0) for a in (read[:, 0] - read[:, 1], np.arange(2 * WIDTH)))
+    y = np.repeat(scores[:, 0] - scores[:, 1], 2)
+    together, apart = nearest.ridge(both, y, prompts.tolist())[1], nearest.ridge(both, y, range(len(y)))[1]
+    assert apart.explained > 0.5 > together.explained
+
+
+def test_a_linear_head_that_is_there_stays_unless_a_new_one_is_nearer():
+    model, weight = Model.of(ENCODER, Linear(), ("cls", "mean")), RANDOM.normal(size=WIDTH)
+    read = RANDOM.normal(size=(300, 2, WIDTH))
+    scores = read @ weight + RANDOM.normal(size=(300, 2))
+    fit = lambda part, **more: nearest.stand_in(
+        model, {"encoder": {}}, read[part], scores[part], range(300)[part], **more
+    )
+    many, few, rest = slice(200), slice(200, 212), slice(212, 300)
+    there, _ = fit(many)
+    kept, gap = fit(few, known=there)
+    assert kept is there and kept.nearest["pairs"] == 200 and gap.pairs == 12  # the gap that it came with goes along
+    poor, _ = fit(few)
+    assert fit(rest, known=poor)[0] is not poor
 
 
 def test_ridge_against_the_normal_equations():
@@ -58,7 +82,7 @@ def test_a_linear_head_on_the_same_feature_is_taken_over():
     weight = RANDOM.normal(size=WIDTH).astype(np.float32)
     model, params = Model.of(ENCODER, Linear(), ("cls",)), {"encoder": {}, "head": {"weight": weight}}
     read = RANDOM.normal(size=(3, 2, WIDTH))
-    stand_in, gap = nearest.stand_in(model, params, read, read @ weight)
+    stand_in, gap = nearest.stand_in(model, params, read, read @ weight, "abc")
     np.testing.assert_allclose(stand_in.params["head"]["weight"] * nearest.SMALL, weight, rtol=1e-6)
     assert gap.max < 1e-6
 

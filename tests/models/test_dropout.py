@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from rmjax.data import packing
 from rmjax.data.rows import Group
@@ -11,8 +10,9 @@ from rmjax.models.config import DecoderConfig, EncoderConfig
 from rmjax.models.heads import Linear
 from rmjax.models.layers import Dropout
 from rmjax.models.model import Model
-from rmjax.objectives.scores import hidden_states
-from rmjax.training.step import with_dropout
+from rmjax.objectives.pairwise import Pairwise
+from rmjax.objectives.scores import Scalar, hidden_states
+from rmjax.training.step import gradients, with_dropout
 
 DECODER = Model.of(DecoderConfig(vocab=13, layers=2, embed=8, heads=2, kv_heads=1, head_dim=4, mlp=8), Linear())
 ENCODER = Model.of(EncoderConfig(vocab=13, layers=2, embed=8, heads=2, mlp=8, max_positions=16), Linear(), ("cls",))
@@ -44,29 +44,40 @@ def test_a_share_is_dropped_and_the_rest_scaled():
     np.testing.assert_array_equal(*(jax.random.key_data(k) for k in (layers.keys[2], dropout.at(2).keys)))
 
 
-@pytest.mark.parametrize("model", [DECODER, ENCODER], ids=["decoder", "encoder"])
-def test_a_row_keeps_its_mask_wherever_it_lies(model):
-    params, batch = model.init(jax.random.key(0)), rows(model)
-    hidden = jax.jit(lambda rows: hidden_states(model.bind(params), rows))
-    plain, dropped = hidden(batch), hidden(with_dropout(batch, jax.random.key(1), 0.5))
-    assert np.abs(plain - dropped).max() > 0.1
-    part = jax.tree.map(lambda x: x[1:2], with_dropout(batch, jax.random.key(1), 0.5))
-    np.testing.assert_allclose(hidden(part)[0], dropped[1], atol=1e-6)
-    other = hidden(with_dropout(batch, jax.random.key(2), 0.5))
+def test_a_row_keeps_its_mask_wherever_it_lies():
+    """Alone, in a batch, and in the gradient of a batch that is split into microbatches."""
+    params, batch = ENCODER.init(jax.random.key(0)), rows(ENCODER, 4)
+
+    @jax.jit
+    def run(params, rows):
+        hidden = hidden_states(ENCODER.bind(params), rows)
+        return hidden, *(gradients(ENCODER, Pairwise(score=Scalar()), params, rows, n)[0] for n in (1, 2))
+
+    dropped, whole, split = run(params, with_dropout(batch, jax.random.key(1), 0.5))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, split)
+    turned = jax.tree.map(lambda x: x[::-1], with_dropout(batch, jax.random.key(1), 0.5))
+    np.testing.assert_allclose(run(params, turned)[0][::-1], dropped, atol=1e-6)
+    other = run(params, with_dropout(batch, jax.random.key(2), 0.5))[0]
     assert np.abs(other - dropped).max() > 0.1
-    np.testing.assert_allclose(hidden(with_dropout(batch, jax.random.key(1), 1e-9)), plain, atol=1e-6)
 
 
 def test_every_place_is_dropped():
-    """With all of it dropped, a decoder is its embeddings under the last norm, and an encoder the last norm's bias."""
-    for model in (DECODER, ENCODER):
-        params, batch = model.init(jax.random.key(0)), rows(model)
-        (branch,) = set(params) - {"head"}
-        got = hidden_states(model.bind(params), with_dropout(batch, jax.random.key(1), 1 - 1e-12))
-        blocks = {k: jnp.zeros_like(v) if k in ("wo", "down") else v for k, v in params[branch]["blocks"].items()}
-        silent = {**params, branch: {**params[branch], "blocks": blocks}}
-        expected = hidden_states(model.bind(silent), batch) if model is DECODER else jnp.zeros_like(got)
-        np.testing.assert_allclose(got, expected, atol=1e-6)
+    """With all of it dropped, an encoder is the last norm's bias; with nothing of it, what it is without."""
+    params, batch = ENCODER.init(jax.random.key(0)), rows(ENCODER)
+    run = jax.jit(lambda rows: hidden_states(ENCODER.bind(params), rows))
+    np.testing.assert_allclose(run(with_dropout(batch, jax.random.key(1), 1 - 1e-12)), 0, atol=1e-6)
+    np.testing.assert_allclose(run(with_dropout(batch, jax.random.key(1), 1e-9)), run(batch), atol=1e-6)
+
+
+def test_a_decoders_places_are_dropped():
+    """With all of it dropped, a decoder is its embeddings under the last norm: what one without layers would be."""
+    params, batch = DECODER.init(jax.random.key(0)), rows(DECODER)
+    got = jax.jit(lambda rows: hidden_states(DECODER.bind(params), rows))(
+        with_dropout(batch, jax.random.key(1), 1 - 1e-12)
+    )
+    x = np.asarray(params["decoder"]["table"])[batch.tokens]
+    expected = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + DECODER.config.norm_eps) * params["decoder"]["norm"]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_layers_places_and_views_have_streams_of_their_own():

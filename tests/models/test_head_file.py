@@ -46,7 +46,7 @@ def made(config, head, pool):
 def saved(model, params, path: Path) -> Path:
     random = np.random.default_rng(0)
     read, weight = random.normal(size=(40, 2, model.config.embed)), random.normal(size=model.config.embed)
-    stand_in, _ = nearest.stand_in(model, params, read, read @ weight)
+    stand_in, _ = nearest.stand_in(model, params, read, read @ weight, range(len(read)))
     return hf.save(path, model, params, pad=0, stand_in=stand_in)
 
 

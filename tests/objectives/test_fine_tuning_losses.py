@@ -96,7 +96,7 @@ def test_simcse_is_its_loop():
 def test_swav_is_its_loop_and_leaves_its_prototypes_behind():
     method, model = fine_tuning.Swav(beta=0.3, temperature=0.4, prototypes=3), DECODER
     first = model.init(jax.random.key(0))
-    around, params = method.start(model, first, [], jax.random.key(5))
+    around, params = method.start(model, first, jax.random.key(5))
     batch = with_dropout(rows(model), jax.random.key(1), 0.2)
     grads, out = gradient(around, method.objective(RANKING), params, batch)
     f, g = views(around, params, batch)
@@ -164,13 +164,12 @@ def test_the_difference_of_unlabelled_answers_is_its_loop(model):
 
 def test_metarm_is_two_gradients_however_they_are_split():
     params = DECODER.init(jax.random.key(0))
-    batch, objective = TwoRows(rows(DECODER), answers(DECODER)), lambda eta: MetaRm(ranking=RANKING, eta=eta)
-    halves, out = gradient(DECODER, objective(0.5), params, batch, 2)
+    batch = TwoRows(rows(DECODER), answers(DECODER))
+    halves, out = gradient(DECODER, MetaRm(ranking=RANKING, eta=0.5), params, batch, 2)
     up = gradient(DECODER, Difference(), params, batch.unlabelled)[0]
     ahead = jax.tree.map(lambda p, g: p + 0.5 * g, params, up)
     by_hand, plain = (gradient(DECODER, RANKING, p, batch.labelled)[0] for p in (ahead, params))
     near = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4)
     jax.tree.map(near, halves, by_hand)
-    jax.tree.map(near, gradient(DECODER, objective(0.0), params, batch)[0], plain)
     assert max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(halves), jax.tree.leaves(plain), strict=True)) > 1e-3
     assert {"difference", "accuracy"} <= out.metrics.keys()

@@ -1,5 +1,7 @@
 """Proto-RM on a whole network: its loss against a float64 loop, its first prototypes, what moves served scores."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -24,7 +26,8 @@ def groups(count=8):
 
 @pytest.fixture(scope="module")
 def started():
-    return METHOD.start(MODEL, MODEL.init(jax.random.key(0)), groups(), jax.random.key(2))
+    params = MODEL.init(jax.random.key(0))
+    return MODEL, {**params, "head": METHOD.first_head(MODEL, params, groups(), jax.random.key(2))}
 
 
 def test_the_first_prototypes_are_means_of_the_training_answers(started):
@@ -33,29 +36,30 @@ def test_the_first_prototypes_are_means_of_the_training_answers(started):
     model = DECODER.with_head(one.head)
     params = model.init(jax.random.key(0))
     items = groups(4)
-    _, after = one.start(model, params, items, jax.random.key(2))
+    tie, turned = dataclasses.replace(items[0], smooth=[0.5]), dataclasses.replace(items[1], smooth=[0.9])
+    head = one.first_head(model, params, [tie, turned, *items[2:]], jax.random.key(2))
     shape = packing.RowShape(length=12, slots=2, targets=8, pairs=1)
     batch = packing.stack([packing.assemble([g], shape, share=True) for g in items])
-    head = after["head"]
     z = features(model, params, batch) @ np.asarray(head["projection"], np.float64)
     assert np.mean(np.sum((z - z.mean((0, 1))) ** 2, -1)) == pytest.approx(1, abs=1e-4)  # the unit of gamma and sigma
-    whole = [np.asarray(h["head"]["projection"]) @ np.asarray(h["head"]["weight"]) for h in (params, after)]
+    whole = [np.asarray(h["projection"]) @ np.asarray(h["weight"]) for h in (params["head"], head)]
     np.testing.assert_allclose(*whole, rtol=1e-4)
     for label, side in ((1.0, 0), (0.0, 1)):
         row = int(np.flatnonzero(head["classes"] == label)[0])
-        np.testing.assert_allclose(head["prototypes"][row], z[:, side].mean(0), atol=1e-5)
+        own = [z[1, 1 - side], z[2, side], z[3, side]]  # without the tie, and the turned pair turned
+        np.testing.assert_allclose(head["prototypes"][row], np.mean(own, 0), atol=1e-5)
     assert started[1]["head"]["valid"].sum() > 4  # IMP found room for more
 
 
 def test_the_loss_is_its_loop_and_every_leaf_learns(started):
     model, params = started
-    batch = rows(model)
+    batch = dataclasses.replace(rows(model), smooth=np.tile([[0.0], [0.3], [0.5], [0.8], [0.0], [0.0]], 2))
     grads, out = gradient(model, METHOD.objective(RANKING), params, batch)
     head = {k: np.asarray(v, np.float64) for k, v in params["head"].items()}
     there = head["valid"] > 0.5
     f = features(model, params, batch)[: len(WEIGHTS)]
     total = 0.0
-    for weight, pair in zip(WEIGHTS, f, strict=True):
+    for weight, pair, wrong in zip(WEIGHTS, f, batch.smooth[:, 0], strict=False):
         rewards, pulled = [], 0.0
         for x, label in zip(pair, (1.0, 0.0), strict=True):
             z = x @ head["projection"]
@@ -63,8 +67,10 @@ def test_the_loss_is_its_loop_and_every_leaf_learns(started):
             a = np.where(there, np.exp(logits), 0.0)
             a = a / a.sum()
             rewards.append(head["weight"] @ (0.5 * z + 0.5 * a @ head["prototypes"]))
-            pulled -= np.log(sum(a[k] for k in range(len(a)) if there[k] and head["classes"][k] == label)) / 2
-        total += weight * (softplus(rewards[1] - rewards[0]) + 0.7 * pulled)
+            mass = [a[there & (head["classes"] == c)].sum() for c in (label, 1 - label)]
+            pulled -= ((1 - wrong) * np.log(mass[0]) + wrong * np.log(mass[1])) / 2
+        gap = rewards[0] - rewards[1]
+        total += weight * ((1 - wrong) * softplus(-gap) + wrong * softplus(gap) + 0.7 * pulled)
     apart = 0.0
     for label in (0.0, 1.0):
         own = head["prototypes"][there & (head["classes"] == label)]

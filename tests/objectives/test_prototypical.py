@@ -27,6 +27,15 @@ def test_assignment_loss_is_the_loop():
     np.testing.assert_allclose(proto.assignment_loss(log_a, CLASSES, LABELS, mask), np.mean(each[:3]), rtol=1e-4)
 
 
+def test_a_tie_is_symmetric_in_the_classes():
+    log_a = log_assignments(H, P, VALID, 0.3)
+    loss = lambda labels, smooth: float(proto.assignment_loss(log_a, CLASSES, labels, smooth=smooth))
+    assert loss(LABELS, 0.5) == pytest.approx(loss(1 - LABELS, 0.5))
+    assert loss(LABELS, 0.2) == pytest.approx(loss(1 - LABELS, 0.8))
+    assert loss(LABELS, 0.2) == pytest.approx(0.8 * loss(LABELS, 0.0) + 0.2 * loss(1 - LABELS, 0.0))
+    assert abs(loss(LABELS, 0.0) - loss(1 - LABELS, 0.0)) > 0.1
+
+
 def test_a_class_without_prototypes_counts_nothing():
     only = np.array([True, True, True, False, False, False])
     loss = lambda p: proto.assignment_loss(log_assignments(H, p, only, 1.0), CLASSES, LABELS)

@@ -83,7 +83,7 @@ class Schedule:
     steps: int = 60
     batch: int = 16  # pairs, as in arXiv:2401.06080
     learning_rate: float = 0.3  # the peak of a cosine; plain gradient descent, gradients clipped to norm 1
-    penalties: tuple[float, ...] = (0.5, 1.0, 2.0)  # times the penalty that the run's baseline chose
+    penalties: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)  # times the penalty that the run's baseline chose
 
     def __post_init__(self) -> None:
         require("schedule.", self, "hidden", "steps", least=1)

@@ -17,7 +17,7 @@ from rmjax.models.layers import Normal, param
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Centred:
+class WithPrototypes:
     """The head `of`, and `count` prototypes in the space of the features that it reads."""
 
     of: HeadConfig
@@ -27,22 +27,18 @@ class Centred:
         require("head.", self, "count", least=2)
 
     def build(self, width: int) -> nnx.Module:
-        return CentredHead(self, width)
+        return WithPrototypesHead(self, width)
 
 
-class CentredHead(nnx.Module):
-    def __init__(self, config: Centred, width: int) -> None:
+class WithPrototypesHead(nnx.Module):
+    def __init__(self, config: WithPrototypes, width: int) -> None:
         self.of = config.of.build(width)
         self.centres = param((config.count, width), (None, None), Normal(width**-0.5))
-
-    def embed(self, features: Float[Array, "*b f"]) -> Float[Array, "*b d"]:
-        """The inner head's."""
-        return self.of.embed(features)
 
     def __call__(self, features: Float[Array, "*b f"]) -> Float[Array, "*b"]:
         return self.of(features)
 
 
 def around(params: Any, drawn: Any) -> Any:
-    """Parameters of `Centred`: the inner head's as they are, the prototypes as `drawn` has them."""
+    """Parameters of `WithPrototypes`: the inner head's as they are, the prototypes as `drawn` has them."""
     return {"of": params, "centres": drawn["centres"]}
