@@ -122,7 +122,7 @@ class MetaRm(Plain):
 
     responses: str = ""  # prompts with two or more completions of the current policy; empty: the pairs', without labels
     answers: int = 5  # of a prompt at most, drawn with the seed where there are more; the paper's
-    eta: float = 0.01  # ascent's step along the raw gradient; the paper's 5e-6 moves nothing that can be seen
+    eta: float = 0.01  # step of the ascent along the raw gradient; not tuned (the paper: 5e-6, for a 7B model)
 
     def __post_init__(self) -> None:
         require("method.", self, "eta", least=0)
