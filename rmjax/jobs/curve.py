@@ -34,6 +34,7 @@ from rmjax.records import Preference
 from rmjax.sampling.journal import fingerprint
 from rmjax.statistics import wilson
 from rmjax.training.features import cached
+from rmjax.training.frozen.nonlinear import Auxiliary, Schedule
 from rmjax.training.frozen.treatments import Flip, Margin, Smooth, Treatment
 
 console = Console()
@@ -92,6 +93,7 @@ class Curve:
         require("", self, "seed", least=0, most=LAST_SEED)
         require("", self, "draws", least=2)
         known_methods(self.methods)
+        require_read(self.frozen.schedule, self.methods)
         if not self.labels or min(self.labels) < 0 or len(set(self.labels)) < len(self.labels):
             raise UserError(f"labels={self.labels}: give numbers of pairs, each once; 0 means all")
 
@@ -209,6 +211,19 @@ def known_methods(names: Sequence[str], *, field: str = "methods", among: Collec
             raise UserError(f"{field}: {name!r} is none of {', '.join(among)}")
     if len(set(names)) < len(names):
         raise UserError(f"{field}={tuple(names)}: give each once")
+
+
+def require_read(schedule: Schedule, methods: Sequence[str]) -> None:
+    """Raises UserError for a field of the schedule that is set and that none of the methods reads."""
+    usual, trained = Schedule(), [m for _, m in map(METHODS.get, methods) if isinstance(m, Auxiliary)]
+    hidden = any(m.head(usual.hidden) != m.head(usual.hidden + 1) for m in trained)
+    for f in dataclasses.fields(Schedule):
+        read = hidden if f.name == "hidden" else bool(trained)
+        if not read and (value := getattr(schedule, f.name)) != getattr(usual, f.name):
+            names = ", ".join(["bradley-terry", *methods])
+            raise UserError(
+                f"frozen.schedule.{f.name.replace('_', '-')}={value}: none of {names} reads it; leave it out"
+            )
 
 
 def require_bare(items: Sequence[Preference], methods: Sequence[str], *, path: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 from rich.console import Console
 
 from rmjax.bounds import require
-from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.evaluation import curves
 from rmjax.evaluation.pairwise import Comparison, compare_runs
@@ -19,8 +17,8 @@ from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.rounds import difference_table
 from rmjax.evaluation.sections import ReportData
 from rmjax.evaluation.summary import Row, accuracies, groups, write_summary
-from rmjax.jobs.curve import BASELINE, METHODS, budget, known_methods, learn, lines, row
-from rmjax.jobs.study import Cells
+from rmjax.jobs import worlds
+from rmjax.jobs.curve import BASELINE, METHODS, budget, known_methods, learn, lines, require_read, row
 from rmjax.jobs.workdir import Workdir
 from rmjax.methods.frozen import Bench, Frozen
 from rmjax.worlds.reward_world import RewardWorld
@@ -48,6 +46,7 @@ class CurveWorld:
         require("", self, "pool", "test", least=10)
         require("", self, "seeds", least=2)
         known_methods(self.methods)
+        require_read(self.frozen.schedule, self.methods)
         if not all(0 < share < 1 for share in self.shares) or len(set(self.counts())) <= len(self.shares):
             raise UserError(f"shares={self.shares}: give shares of {self.pool} labels between 0 and 1, all different")
         self.world.require_seeds(self.seeds)
@@ -58,12 +57,7 @@ class CurveWorld:
 
     def run(self, command: str = "") -> None:
         """Runs the seeds that rows.jsonl lacks; writes summary.json and report.html; prints the tables."""
-        work, seed = Workdir(self.workdir, to_json(self), {}), self.world.seed
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data={}, seed=seed)
-        cells = Cells(work / "rows.jsonl", ("seed",))
-        for number in range(self.seeds):
-            cells.fill({"seed": seed + number}, functools.partial(self.trial, seed + number))
-        self.conclude(work, cells.rows, provenance)
+        self.conclude(*worlds.trials(self, command))
 
     def trial(self, seed: int) -> dict[str, Any]:
         """One world: a line for each method and number of labels."""

@@ -19,7 +19,7 @@ from rmjax.evaluation.pairwise import from_scores
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import write_scores
 from rmjax.jobs import head_report
-from rmjax.jobs.curve import BASELINE, METHODS, known_methods, learn, require_bare
+from rmjax.jobs.curve import BASELINE, METHODS, known_methods, learn, require_bare, require_read
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.head_features import FeaturedPairs, both
 from rmjax.jobs.reward import (
@@ -37,7 +37,6 @@ from rmjax.methods.frozen import Bench, Frozen
 from rmjax.models import heads, hf, pooling
 from rmjax.sampling.journal import fingerprint
 from rmjax.training.frozen.basis import normalised
-from rmjax.training.frozen.nonlinear import Auxiliary, Schedule
 
 console = Console()
 TITLES = {"bradley-terry": (BASELINE, None), **METHODS}
@@ -66,17 +65,7 @@ class HeadJob:
     def __post_init__(self) -> None:
         require("", self, "seed", least=0, most=LAST_SEED)
         known_methods((self.method,), field="method", among=TITLES)
-        self.require_read()
-
-    def require_read(self) -> None:
-        """Raises UserError for a field of the schedule that is set and that the method does not read."""
-        method, usual = TITLES[self.method][1], Schedule()
-        hidden = isinstance(method, Auxiliary) and method.head(usual.hidden) != method.head(usual.hidden + 1)
-        for f in dataclasses.fields(Schedule):
-            read = hidden if f.name == "hidden" else isinstance(method, Auxiliary)
-            if not read and (value := getattr(self.frozen.schedule, f.name)) != getattr(usual, f.name):
-                flag = f.name.replace("_", "-")
-                raise UserError(f"frozen.schedule.{flag}={value}: method {self.method} does not read it; leave it out")
+        require_read(self.frozen.schedule, [self.method] if self.method in METHODS else [])
 
     def run(self, command: str = "") -> None:
         """Runs what is not done, on all devices."""

@@ -14,7 +14,6 @@ change when a policy moves as a whole (`rmjax.methods.shift`).
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +22,6 @@ import numpy as np
 from rich.console import Console
 
 from rmjax.bounds import require
-from rmjax.config import to_json
 from rmjax.data.features import Features
 from rmjax.evaluation import curves, report
 from rmjax.evaluation.pairwise import Accuracy, Comparison, compare_runs
@@ -31,8 +29,8 @@ from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.rounds import difference_table, grid, grid_table
 from rmjax.evaluation.sections import Panel, ReportData
 from rmjax.evaluation.summary import Row, accuracies, groups, write_summary
+from rmjax.jobs import worlds
 from rmjax.jobs.curve import rates
-from rmjax.jobs.study import Cells
 from rmjax.jobs.workdir import Workdir
 from rmjax.methods.frozen import Bench, Frozen
 from rmjax.methods.secrets import MetaRm, SimCse, Swav
@@ -80,13 +78,7 @@ class Shift:
 
     def run(self, command: str = "") -> None:
         """Runs the seeds that rows.jsonl lacks; writes summary.json and report.html; prints the tables."""
-        work = Workdir(self.workdir, to_json(self), {})
-        seed = self.world.seed
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data={}, seed=seed)
-        cells = Cells(work / "rows.jsonl", ("seed",))
-        for number in range(self.seeds):
-            cells.fill({"seed": seed + number}, functools.partial(self.trial, seed + number))
-        self.conclude(work, cells.rows, provenance)
+        self.conclude(*worlds.trials(self, command))
 
     def trial(self, seed: int) -> dict[str, Any]:
         """One world: accuracies of every method by round, the settings taken, and MetaRM's at each of its settings."""

@@ -117,6 +117,7 @@ def test_more_labels_than_pairs(job):
         ("--methods grm-sft", "with --objective.sft"),
         ("--methods grm-dpo", "'grm-dpo' has no meaning on a frozen model"),
         ("--frozen.schedule.penalties 0", "schedule.penalties=(0.0,)"),
+        ("--methods flip --frozen.schedule.steps 9", "schedule.steps=9: none of bradley-terry, flip reads it"),
         ("--methods simsce", "'simsce' is none of flip, smooth"),
         ("--methods flip flip", "give each once"),
         ("--labels -3", "labels=(-3,)"),

@@ -184,9 +184,9 @@ def test_a_decoders_linear_head_needs_no_second_one(files, tmp_path):
     [
         (["--method", "proto"], "method: 'proto' is none of bradley-terry, flip"),
         (["--method", "grm-sft"], "method: 'grm-sft' has no meaning on a frozen model: its regulariser is"),
-        (["--frozen.schedule.steps", "7"], "frozen.schedule.steps=7: method bradley-terry does not read it"),
-        (["--method", "margin", "--frozen.schedule.batch", "4"], "batch=4: method margin does not read it"),
-        (["--method", "metarm", "--frozen.schedule.hidden", "77"], "hidden=77: method metarm does not read it"),
+        (["--frozen.schedule.steps", "7"], "frozen.schedule.steps=7: none of bradley-terry reads it"),
+        (["--method", "margin", "--frozen.schedule.batch", "4"], "batch=4: none of bradley-terry, margin reads it"),
+        (["--method", "metarm", "--frozen.schedule.hidden", "77"], "hidden=77: none of bradley-terry, metarm reads it"),
         (["--pool", "unit_cls"], r"leave unit_ out; --frozen.forms says"),
         (["--pool", "last", "end"], "'end' is not one of"),
         (["--data.limit", "1"], "1 training pairs of one prompt"),
