@@ -63,6 +63,40 @@ class Preference:
         return (count["rejected"] + count["tie"] / 2) / max(1, sum(count.values()))
 
 
+Choice = Literal["first", "second", "tie", "unknown"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A prompt and two answers that nobody has compared yet."""
+
+    prompt: Messages
+    first: str
+    second: str
+    id: str = ""  # empty: becomes the hash of prompt and answers
+    source: str = ""
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", content_id(self.prompt, self.first, self.second))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vote:
+    """What somebody, or something, said of a pair."""
+
+    item: str  # Pair.id
+    choice: Choice  # `unknown`: can't tell
+    by: str  # who
+    prob_first: float | None = None  # a model's probability that the first answer is better
+    seconds: float = 0.0  # that it took
+
+    def __post_init__(self) -> None:
+        if self.choice not in ("first", "second", "tie", "unknown"):
+            raise ValueError(f"choice {self.choice!r} is not one of first, second, tie, unknown")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demonstration:
     """A prompt and the completion to imitate (SFT)."""

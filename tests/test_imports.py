@@ -25,6 +25,7 @@ ORDER = (
     "refine",
     "evaluation",
     "worlds",
+    "oracles",
     "methods",
     "config",
     "jobs",
