@@ -53,7 +53,7 @@ def detect(rows: Sequence[Row], schemas: Sequence[Schema], name: str, path: str)
             raise UserError(f"{path}: {_missing(schema, missing[0], columns)}")
         _refuse_unknown(schema, columns)
         return schema
-    matching = [s for s in schemas if _matches(s, columns)]
+    matching = [s for s in schemas if matches(s, columns)]
     fitting = [s for s in matching if columns.keys() <= s.known()]
     if len(fitting) == 1:
         return fitting[0]
@@ -66,7 +66,8 @@ def detect(rows: Sequence[Row], schemas: Sequence[Schema], name: str, path: str)
     raise UserError(f"{path}: {_mismatch(nearest, columns)}")
 
 
-def _matches(schema: Schema, columns: Mapping[str, Column]) -> bool:
+def matches(schema: Schema, columns: Mapping[str, Column]) -> bool:
+    """Whether the columns that tell a schema are there, with the kinds of values that it needs."""
     kinds = all(c in columns and schema.takes(c, columns[c].kind) for c in schema.required)
     return kinds and all(mark in columns for mark in schema.marks)
 

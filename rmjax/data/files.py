@@ -49,8 +49,12 @@ def load(path: str | os.PathLike) -> Table:
         rows = list(_array(text))
     else:
         rows = list(_lines(text))
-    digest = hashlib.sha256(Path(text).read_bytes()).hexdigest()[:16]
-    return Table(rows, digest)
+    return Table(rows, content_hash(text))
+
+
+def content_hash(path: str | os.PathLike) -> str:
+    """The first 16 hex digits of the SHA-256 of a file's bytes."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def _row(where: str, value: Any) -> Row:
