@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from types import TracebackType
 
 from rich.console import Console
@@ -10,6 +11,29 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 SHORT = 2.0  # seconds before anything is shown
 EVERY = 15.0  # seconds between lines
+
+
+class Tally:
+    """Tokens that this process has sampled and trained on; one who watches is told of every change.
+
+    Whoever counts notes the numbers at the start and takes the difference: runs one after the other share the tally.
+    The watcher is held weakly, so that a run that failed is told of nothing that comes after it. One thread adds.
+    """
+
+    def __init__(self) -> None:
+        self.sampled = self.trained = 0
+        self.watcher: weakref.WeakMethod | None = None
+
+    def add(self, *, sampled: int = 0, trained: int = 0) -> None:
+        """Counts tokens."""
+        self.sampled += sampled
+        self.trained += trained
+        tell = self.watcher and self.watcher()
+        if tell:
+            tell()
+
+
+TALLY = Tally()  # of the process: whoever samples or trains adds to it, and run.json says what a run spent
 
 
 class Meter:

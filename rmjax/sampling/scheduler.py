@@ -14,7 +14,7 @@ import numpy as np
 
 from rmjax.errors import UserError
 from rmjax.models.model import Model
-from rmjax.progress import Meter
+from rmjax.progress import TALLY, Meter
 from rmjax.records import Rollout
 from rmjax.sampling.draws import words
 from rmjax.sampling.engine import ROUND, Limits, State, engine_of
@@ -177,7 +177,9 @@ class Sampler:
             lengths += [len(sample.tokens) for sample in complete]
             usual = np.mean(lengths) if lengths else limit
             under_way = float(np.minimum(table.lengths / usual, 0.9).sum())
-            meter.update(len(complete), int(drawn.counts.sum()), share=under_way)
+            tokens = int(drawn.counts.sum())
+            TALLY.add(sampled=tokens)
+            meter.update(len(complete), tokens, share=under_way)
         yield complete
 
     def _read(self, state: State, layout: Layout, entered: Sequence[tuple[int, Job]]) -> State:

@@ -9,7 +9,7 @@ import jax
 
 from rmjax.errors import UserError
 from rmjax.objectives.base import Mean
-from rmjax.progress import Meter
+from rmjax.progress import TALLY, Meter
 from rmjax.training.metrics import Log, Speed, Window, Work
 
 
@@ -35,6 +35,7 @@ class Recorder:
         step, rate, metrics, work = self._pending
         self._pending = None
         metrics = jax.device_get(metrics)
+        TALLY.add(trained=work.tokens)
         self._check(step, rate, metrics)
         self.window.add(metrics)
         self.speed.add(work)
