@@ -1,0 +1,61 @@
+"""Another model as the oracle: a generative judge, asked in both orders, several times."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rmjax.judging.asks import Orders
+from rmjax.judging.judge import Judge
+from rmjax.judging.votes import ItemVerdict, verdicts
+from rmjax.records import Choice, Pair, Preference, Vote
+
+
+class JudgeOracle:
+    """Votes as a judge does.
+
+    The choice is the majority of its parsed verdicts over all samples and both orders (even: a tie; nothing parsed:
+    unknown); `prob_first` is the mean over the orders of its mean probability. What a judge with a position bias says
+    of one order is undone by the other.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        *,
+        samples: int = 1,
+        orders: Orders = "both",
+        path: Path | None = None,
+        name: str = "judge",
+    ):
+        """
+        Args:
+          judge: temperature 0 takes samples=1.
+          samples: judgments per pair, and with orders="both" per order.
+          orders: which slot holds the first answer; see `Judge.judgments`.
+          path: JSONL file of all judgments; those that it holds are not sampled again.
+        """
+        self.judge, self.samples, self.orders, self.path, self.name = judge, samples, orders, path, name
+
+    def label(self, pairs: Sequence[Pair]) -> list[Vote]:
+        """One vote a pair; `seconds` is an even share of the call's. Raises UserError, as `Judge.judgments` does."""
+        if not pairs:
+            return []
+        start = time.perf_counter()
+        # The judge's records call one answer chosen; that is the first here, and no more is meant by it.
+        items = [Preference(prompt=p.prompt, chosen=p.first, rejected=p.second, id=p.id) for p in pairs]
+        judgments = self.judge.judgments(items, samples=self.samples, orders=self.orders, path=self.path)
+        found = verdicts(judgments, items)
+        seconds = (time.perf_counter() - start) / len(pairs)
+        return [
+            Vote(item=v.item, choice=choice_of(v), by=self.name, prob_first=v.prob_chosen, seconds=seconds)
+            for v in found
+        ]
+
+
+def choice_of(verdict: ItemVerdict) -> Choice:
+    """The majority of a judge's votes on a pair whose first answer was called chosen."""
+    if verdict.outcome is None:
+        return "unknown"
+    return "tie" if verdict.outcome == 0.5 else "first" if verdict.outcome > 0.5 else "second"
