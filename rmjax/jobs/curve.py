@@ -10,18 +10,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from rich.console import Console
-from rich.markup import escape
 
 from rmjax import jsonl
 from rmjax.bounds import LAST_SEED, require
 from rmjax.config import to_json
 from rmjax.errors import UserError
-from rmjax.evaluation import curves
 from rmjax.evaluation.baselines import trivial
-from rmjax.evaluation.pairwise import Accuracy, Comparison, accuracy, compare_runs
+from rmjax.evaluation.pairwise import Accuracy, accuracy
 from rmjax.evaluation.provenance import Provenance
-from rmjax.evaluation.sections import ReportData
-from rmjax.evaluation.summary import Row, accuracies, groups, write_summary
+from rmjax.evaluation.summary import Row
+from rmjax.jobs.curve_report import BASELINE, conclude
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.lengths import Policy
 from rmjax.jobs.reward import load_model
@@ -38,7 +36,6 @@ from rmjax.training.frozen.nonlinear import Auxiliary, Schedule
 from rmjax.training.frozen.treatments import Flip, Margin, Smooth, Treatment
 
 console = Console()
-BASELINE = "Bradley-Terry"
 METHODS = {
     "flip": ("+ flip by strength", Flip()),
     "smooth": ("+ smoothing by strength", Smooth()),
@@ -83,8 +80,9 @@ class Curve:
         "proto-rm",
     )  # beside the baseline
     frozen: Frozen = Frozen()
-    overlong: Policy = "drop"  # training pairs longer than a decoder can read (held-out ones are an error always); an
-    # encoder's contract cuts both, and says so
+    # training pairs longer than a decoder can read (held-out ones are an error always); an encoder's contract cuts
+    # both, and says so
+    overlong: Policy = "drop"
     features: str = "runs/features"  # where features are kept: they are computed once for a model and its data
     devices: Devices = Devices()
     seed: int = 0  # of label draws, folds and heads
@@ -112,52 +110,37 @@ class Curve:
         counts = self.counts(len(train))
         hashes |= {f"weights of {self.model.path}": fingerprint(start.params)}
         work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        provenance = Provenance(
+            work / "run.json",
+            command=command,
+            config=to_json(self),
+            data=hashes,
+            seed=self.seed,
+            labels=self.data.labels(train, test),
+        )
         made = time.perf_counter()
         pool, held = (cached(self.features, start.model, start.params, start.chat, p) for p in (train, test))
         made, begun = time.perf_counter() - made, time.perf_counter()
         bench = Bench(pool, held, train, self.frozen, parts=len(start.model.pool), seed=self.seed)
         rows = self.rows(bench, counts, work)
         seconds = {"features": round(made, 3), "heads": round(time.perf_counter() - begun, 3)}
-        found = curves.holm(compared(rows, [METHODS[m][0] for m in self.methods]))
         tried = {title: self.frozen.settings(m) for title, m in self.titled()}
-        data_of = f"pairs of {self.data.path}"
-        baselines = {name: accuracy(scores) for name, scores in trivial(test, train).items()}
-        facts = {
-            "testbed": data_of,
-            "comparisons": [dataclasses.asdict(c) for c in found.values()],
-            "p": f"Student's t over paired runs, Holm's correction for {len(found)} comparisons",
-            "baselines": {name: dataclasses.asdict(a) for name, a in baselines.items()},
-            "settings_tried": tried,
-            "seconds_of": seconds,
-        }
-        write_summary(work / "summary.json", rows, **facts)
-        run = provenance.finish(contract=start.chat.contract(), seconds_of=seconds)
-        data = ReportData(
+        remarks = [budget(tried), f"features {seconds['features']:.0f} s, heads {seconds['heads']:.0f} s"]
+        if len(train) in counts:
+            covered = "intervals cover seeds on one set of labels and held-out pairs only."
+            remarks = [f"At {len(train):,} labels {covered}", *remarks]
+        conclude(
+            work,
+            rows,
             title="Accuracy against labels",
-            testbed=data_of,
+            testbed=f"pairs of {self.data.path}",
             lead=f"Heads on frozen features of {self.model.path}, trained on draws of {self.data.path}: {len(train):,} "
             f"labelled pairs, {len(test):,} held out. {budget(tried)}",
-            rows=rows,
-            baselines=baselines,
-            comparisons=list(found.values()),
-            run=run,
+            baselines={name: accuracy(scores) for name, scores in trivial(test, train).items()},
+            run=provenance.finish(contract=start.chat.contract(), seconds_of=seconds),
+            facts={"settings_tried": tried, "seconds_of": seconds},
+            remarks=remarks,
         )
-        curves.write(work / "report.html", data, baseline=BASELINE)
-        shown = groups(rows)
-        console.print(f"\n[bold]{escape(self.data.path)}[/], {len(test):,} held-out pairs; over {curves.spans(shown)}")
-        console.print(curves.accuracy_table(shown, baselines))
-        if found:
-            console.print(f"\n[bold]Minus {BASELINE}, paired over the same runs[/]")
-            console.print(curves.comparison_table(found))
-            console.print(curves.CORRECTED.format(len(found)))
-        if len(train) in counts:
-            console.print(
-                f"At {len(train):,} labels intervals cover seeds on one set of labels and held-out pairs only."
-            )
-        console.print(budget(tried))
-        console.print(f"features {seconds['features']:.0f} s, heads {seconds['heads']:.0f} s")
-        console.print(f"report: [bold]{work / 'report.html'}[/]   numbers: {work / 'summary.json'}")
 
     def counts(self, pairs: int) -> list[int]:
         """Numbers of labels with 0 as all. Raises UserError for more than there are."""
@@ -295,14 +278,3 @@ def row(method: str, labels: int, x: dict[str, Any], seed: int, whole: bool, tri
     place = {"draw": 0, "seed": seed + x["run"]} if whole else {"draw": x["run"], "seed": seed}
     more = {"setting": x["setting"], "settings_tried": tried, "held_loss": x["held_loss"]}
     return Row.of(result, method=method, labels=labels, seconds=x["seconds"], **place, **more)
-
-
-def compared(rows: Sequence[Row], methods: Sequence[str]) -> dict[curves.Point, Comparison]:
-    """Every method against the baseline at each number of labels, over the same runs."""
-    of = lambda method, labels: accuracies([r for r in rows if (r.method, r.labels) == (method, labels)])
-    counts = sorted({r.labels for r in rows})
-    return {
-        (m, n): compare_runs(of(m, n), of(BASELINE, n), names=(f"{m}, {n:,} labels", f"{BASELINE}, {n:,} labels"))
-        for m in methods
-        for n in counts
-    }

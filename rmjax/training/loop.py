@@ -125,6 +125,7 @@ def fit(
     name: str,
     contract: Mapping[str, Any] | None = None,
     unlabelled: Sequence[Group] = (),
+    pool: Sequence[Group] = (),
 ) -> Any:
     """Trains a copy of `params` on groups; returns the new parameters.
 
@@ -138,6 +139,8 @@ def fit(
       name: shown beside the progress bar.
       contract: the token contract of the data (`Chat.contract()`), kept with the checkpoints.
       unlabelled: for an objective that wants a batch of them with every update (`objectives/meta.py: unlabelled`).
+      pool: what `groups` were drawn from, if they were: rows get the shape that it needs, so that trainings on other
+        draws compile nothing again.
 
     Raises:
       UserError: data that the objective cannot use, unlabelled answers that it lacks or would ignore, layers or a head
@@ -152,7 +155,7 @@ def fit(
             f"and {len(unlabelled)} prompts with answers were given"
         )
     train.check(model)
-    data = updates(model, groups, train, unlabelled)
+    data = updates(model, groups, train, unlabelled, pool)
     mesh = current_mesh()
     check_mesh(train, mesh)
     tx = transform(train.optimizer.direction, model)
@@ -205,14 +208,21 @@ def fit(
     return state.params
 
 
-def updates(model: Any, groups: Sequence[Group], train: Train, unlabelled: Sequence[Group] = ()) -> Batches | Together:
+def updates(
+    model: Any,
+    groups: Sequence[Group],
+    train: Train,
+    unlabelled: Sequence[Group] = (),
+    pool: Sequence[Group] = (),
+) -> Batches | Together:
     """The batches of a training. Unlabelled answers come in rows of their own length, in an order of their own.
 
     Raises:
       UserError: a group that is longer than the model or a row can hold.
     """
     require_context(groups, model.context)
-    shape = packing.fit(groups, length=train.length, pairs_per_group=train.pairs_per_group, share=model.share)
+    whole = pool or groups
+    shape = packing.fit(whole, length=train.length, pairs_per_group=train.pairs_per_group, share=model.share)
     data = batches(
         groups,
         shape,
