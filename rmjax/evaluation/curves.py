@@ -27,8 +27,8 @@ from rmjax.statistics import Interval
 Point = tuple[str, int]  # method (or first - second), labels (or round)
 
 NOTE = (
-    "Each panel is one method (blue) and the tuned Bradley-Terry head (grey) on the same label draws; the bands are "
-    "95 % intervals of the mean over runs. Where all labels are taken the intervals cover seeds only (folds, "
+    "Each panel is one method (blue) and tuned Bradley-Terry (grey) on the same label draws; the bands are 95 % "
+    "intervals of the mean over runs. Where all labels are taken the intervals cover seeds only (of folds, new heads, "
     "minibatches) on one set of labels. All points are of one set of held-out pairs: no interval says anything about "
     "other pairs. Whether two methods differ is said by the paired comparisons below, not by overlapping bands."
 )
@@ -63,7 +63,15 @@ class Dot(NamedTuple):
     high: float
 
 
-def figure(lines: Mapping[str, Sequence[Dot]], *, baseline: str, across: str, label: str, log: bool = False) -> Markup:
+def figure(
+    lines: Mapping[str, Sequence[Dot]],
+    *,
+    baseline: str,
+    across: str,
+    label: str,
+    log: bool = False,
+    ticks: Sequence[int] | None = None,
+) -> Markup:
     """Accuracies as small multiples on shared axes, a panel a method, the baseline in each.
 
     Args:
@@ -72,6 +80,7 @@ def figure(lines: Mapping[str, Sequence[Dot]], *, baseline: str, across: str, la
         across: what x is.
         label: what a screen reader says.
         log: whether x is logarithmic.
+        ticks: where x is marked; None: at every point.
     """
     ordered = {m: sorted(dots) for m, dots in lines.items()}
     others = [m for m in ordered if m != baseline] or [baseline]
@@ -86,7 +95,7 @@ def figure(lines: Mapping[str, Sequence[Dot]], *, baseline: str, across: str, la
             band(ax, ordered[method], RIGHT)
             ax.set_title(method, fontsize=8.5, loc="left")
             ax.set_xscale("log" if log else "linear")
-            places = [dot.x for dot in ordered[method]]
+            places = [dot.x for dot in ordered[method]] if ticks is None else ticks
             ax.set_xticks(places, [f"{x:,}" for x in places])
             ax.xaxis.set_minor_locator(NullLocator())
             ax.yaxis.set_major_locator(MaxNLocator(5))

@@ -111,7 +111,11 @@ class Bench:
 
     def baseline(self, labels: int, numbers: Sequence[int]) -> Fitted:
         """The tuned Bradley-Terry head."""
-        how, runs = self.how, self.runs(labels, numbers)
+        return self.tuned(self.runs(labels, numbers))
+
+    def tuned(self, runs: Runs) -> Fitted:
+        """The tuned Bradley-Terry head on given pairs."""
+        how = self.how
         forms = range(len(how.forms))
         found = [self._linear(runs, np.full(len(runs), form)) for form in forms]
         held, weights = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))

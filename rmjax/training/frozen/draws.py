@@ -47,11 +47,26 @@ def runs(groups: Sequence[int], labels: int, draws: Sequence[int], *, folds: int
     """
     if not 1 <= labels <= len(groups):
         raise UserError(f"labels={labels}: there are {len(groups)} training pairs; give counts from 1 to that")
-    groups, size = np.asarray(groups), max(padded, labels)
+    taken = [draw(len(groups), seed=seed, number=number)[:labels] for number in draws]
+    return runs_of(groups, np.array(taken).reshape(-1, labels), draws, folds=folds, seed=seed, padded=padded)
+
+
+def runs_of(
+    groups: Sequence[int],
+    taken: Int[np.ndarray, "r l"],
+    draws: Sequence[int],
+    *,
+    folds: int,
+    seed: int,
+    padded: int = 0,
+) -> Runs:
+    """Runs on these pairs; the rest as in `runs`, whose folds it draws by (seed, draw, number of labels)."""
+    groups, labels = np.asarray(groups), taken.shape[1]
+    size = max(padded, labels)
     index, fold = np.zeros((len(draws), size), np.int32), np.zeros((len(draws), size), np.int32)
     first = np.tile(np.arange(size, dtype=np.int32), (len(draws), 1))
     for row, number in enumerate(draws):
-        index[row, :labels] = draw(len(groups), seed=seed, number=number)[:labels]
+        index[row, :labels] = taken[row]
         _, place, owner = np.unique(groups[index[row, :labels]], return_index=True, return_inverse=True)
         first[row, :labels] = place[owner]
         order = np.random.default_rng([seed, number, labels]).permutation(owner.max() + 1)
