@@ -1,10 +1,12 @@
-"""The untrained judge of the small world: a decoder from scratch and a tokenizer with one id per word.
+"""The untrained model of the small world: a decoder from scratch and a tokenizer with one id per word.
 
 Written as a Hugging Face directory, so that it is loaded, trained and saved like any other model.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -42,12 +44,12 @@ DECODER = DecoderConfig(
 )
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     """One id per word, words split at whitespace; a word from elsewhere is <unk>."""
-    words = Tokenizer(WordLevel({word: index for index, word in enumerate((UNKNOWN, *WORDS))}, unk_token=UNKNOWN))
-    words.pre_tokenizer = WhitespaceSplit()
+    level = Tokenizer(WordLevel({word: index for index, word in enumerate((UNKNOWN, *words))}, unk_token=UNKNOWN))
+    level.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=words,
+        tokenizer_object=level,
         unk_token=UNKNOWN,
         pad_token=PAD,
         eos_token=EOS,
@@ -57,9 +59,19 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def write(path: Path | str, *, config: DecoderConfig = DECODER, seed: int = 0) -> Path:
-    """Writes config, random weights, tokenizer and token contract to `path`; the same seed gives the same bytes."""
-    model, chat = Model.of(config), Chat(tokenizer())
+def decoder(words: Sequence[str]) -> DecoderConfig:
+    """`DECODER` for another list of words."""
+    return dataclasses.replace(DECODER, vocab=len(words) + 3)
+
+
+def write(path: Path | str, *, config: DecoderConfig = DECODER, seed: int = 0, words: Sequence[str] = WORDS) -> Path:
+    """Writes config, random weights, tokenizer and token contract to `path`; the same seed gives the same bytes.
+
+    Args:
+        config: with a vocabulary of `words` and 3 more (`decoder`).
+        words: what the tokenizer knows. The judge world's list stays as it is: its initial weights depend on it.
+    """
+    model, chat = Model.of(config), Chat(tokenizer(words))
     params = model.init(jax.random.key(seed))
     params["decoder"]["table"] = TABLE_SCALE * params["decoder"]["table"]
     return hf.save(path, model, params, tokenizer=chat.tokenizer, eos=chat.eos, pad=chat.pad, files=chat.save)
