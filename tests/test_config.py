@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +80,14 @@ def test_json_carries_class_paths():
     value = config.to_json(config.load("judge"))
     assert value["class"] == "rmjax.jobs.judge:JudgeJob"
     assert value["evaluation"]["class"].endswith(":Evaluation")
+
+
+def test_comments_of_fields_are_where_the_help_text_is_read_from():
+    """On the field's line or above it: within brackets around a default they would not be shown."""
+    inside = re.compile(r"^    \w+: .*\(\n        .*  # ", re.MULTILINE)
+    assert inside.search('    path: str = (\n        ""  # a file\n    )')
+    for file in Path(config.__file__).parent.rglob("*.py"):
+        assert not (found := inside.search(file.read_text(encoding="utf-8"))), f"{file}: {found[0]}"
 
 
 def test_help_lists_configs(capsys):

@@ -113,9 +113,9 @@ def _read(
     rows = [row for row in table.rows if row.error is None]
     if not rows:
         raise next((r.error for r in table.rows), None) or UserError(f"{path}: holds no record; check the file")
-    renamed = _rename(rows, columns, ignore, str(path))
-    schema = detect(renamed, schemas, name, str(path))
-    prepared = iter(renamed)
+    ours = renamed(rows, columns, ignore, str(path))
+    schema = detect(ours, schemas, name, str(path))
+    prepared = iter(ours)
     records: list[Any] = []
     dropped: Counter[str] = Counter()
     seen: dict[str, tuple[str, Any]] = {}
@@ -147,16 +147,17 @@ def _read(
     return _Reading(records[:limit], schema.name, dict(dropped), table.hash)
 
 
-def _rename(rows: Sequence[files.Row], columns: Mapping[str, str], ignore: Sequence[str], path: str) -> list[files.Row]:
+def renamed(rows: Sequence[files.Row], columns: Mapping[str, str], ignore: Sequence[str], path: str) -> list[files.Row]:
+    """Rows with the schema's names of columns, without those to leave out. Raises UserError."""
     present = {name for row in rows for name in row.value}
     for name in columns.values():
         if name not in present:
             raise UserError(f"{path}: no column {name!r} to map; columns: {listing(sorted(present))}")
-    ours = {theirs: name for name, theirs in columns.items()}
+    own = {theirs: name for name, theirs in columns.items()}
     taken = present.intersection(columns) - set(ignore) - set(columns.values())
     if taken:
         raise UserError(f"{path}: column {min(taken)!r} exists beside the one mapped to it; list it in `ignore`")
-    return [row._replace(value={ours.get(n, n): v for n, v in row.value.items() if n not in ignore}) for row in rows]
+    return [row._replace(value={own.get(n, n): v for n, v in row.value.items() if n not in ignore}) for row in rows]
 
 
 def _records(schema: Schema, row: files.Row) -> list[Any]:

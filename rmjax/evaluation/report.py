@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rmjax.evaluation.sections import Grades, Reading, ReportData
 from rmjax.evaluation.summary import Group, groups
 from rmjax.evaluation.tables import halves, p_text
 
+FOLDER = Path(__file__).parent
 FIRST_METRICS = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
 
@@ -28,19 +29,11 @@ def write(path: Path, data: ReportData) -> None:
 
 def render(data: ReportData) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"pct": percent, "points": points, "duration": duration, "count": count, "p": p_text}
-    environment.filters["device"] = device
     rows = groups(data.rows)
     shown = [(g.low, g.high) for g in rows] + [b.ci95 for b in data.baselines.values()]
     differences = [(c.difference.low, c.difference.high) for c in data.comparisons]
-    return environment.get_template("report.html").render(
+    named = {"pct": percent, "points": points, "duration": duration, "count": count, "p": p_text, "device": device}
+    return template("report.html", **named).render(
         data=data,
         groups=rows,
         halves=halves,
@@ -54,6 +47,25 @@ def render(data: ReportData) -> str:
         settings=flatten(data.run.get("config", {})),
         missing=missing(data),
     )
+
+
+def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
+    """A template of this folder with these filters: text is escaped, and a name that is not given is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    return environment.get_template(name)
+
+
+def style() -> Markup:
+    """The style sheet of report.html, for pages beside it."""
+    source = (FOLDER / "report.html").read_text(encoding="utf-8")
+    return Markup(source.split("<style>")[1].split("</style>")[0])
 
 
 @dataclasses.dataclass(frozen=True)

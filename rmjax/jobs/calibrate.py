@@ -84,7 +84,14 @@ class CalibrateJob:
         after = cross_validated(rewards, characters, prompts(items), count=self.folds, length=self.length)
         # Only now: a command that was refused must not leave its settings behind.
         work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        provenance = Provenance(
+            work / "run.json",
+            command=command,
+            config=to_json(self),
+            data=hashes,
+            seed=self.seed,
+            labels={self.data.path: len(items)},
+        )
         console.print(unused(items))
         methods = {"before": calibration(plain, seed=self.seed), "after": calibration(after, seed=self.seed)}
         change = paired_bootstrap((1 - after) ** 2 - (1 - plain) ** 2, seed=self.seed)

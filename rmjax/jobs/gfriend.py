@@ -46,9 +46,8 @@ class GfriendJob:
     workdir: str = "runs/gfriend"  # every stage leaves its files here
     model: ModelSource = ModelSource()
     data: Pairs = Pairs()
-    demonstrations: str = (
-        ""  # file of demonstrated judgments for SFT; empty: no SFT, the model itself is the first judge
-    )
+    # file of demonstrated judgments for SFT; empty: no SFT, the model itself is the first judge
+    demonstrations: str = ""
     prompt: JudgePrompt = JSON_JUDGE
     sft: Train = Train(
         optimizer=Optimizer(learning_rate=1e-5, warmup=0.1, schedule="linear"), batch=4, epochs=3, save_every=100
@@ -58,9 +57,8 @@ class GfriendJob:
     evaluation: Evaluation = Evaluation()
     devices: Devices = Devices()
     seed: int = 0
-    only: Literal["", "sft", "sample", "refine", "mdpo", "evaluate", "export"] = (
-        ""  # run one stage (of every round) alone
-    )
+    # run one stage (of every round) alone
+    only: Literal["", "sft", "sample", "refine", "mdpo", "evaluate", "export"] = ""
 
     def __post_init__(self) -> None:
         require("", self, "seed", least=0, most=LAST_SEED)
@@ -106,7 +104,14 @@ class GfriendJob:
         # Only now: a command that was refused must not leave its settings behind.
         first_read = {"method.refinement": "refine-1", "method.objective": "mdpo-1", "method.train": "mdpo-1"}
         work = Workdir(self.workdir, to_json(self), hashes, first_read={**first_read, "evaluation": "evaluate"})
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        provenance = Provenance(
+            work / "run.json",
+            command=command,
+            config=to_json(self),
+            data=hashes,
+            seed=self.seed,
+            labels=self.data.labels(train, held),
+        )
 
         self.stage(work, "sft", "", lambda folder: self.sft_stage(base, demonstrations, folder))
         policy, previous = work / "sft" / "export", "sft"

@@ -90,7 +90,14 @@ class HeadJob:
             )
         hashes |= {f"weights of {self.model.path}": fingerprint(start.params)}
         work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        provenance = Provenance(
+            work / "run.json",
+            command=command,
+            config=to_json(self),
+            data=hashes,
+            seed=self.seed,
+            labels=self.data.labels(train, held),
+        )
         console.print(f"{len(train):,} pairs to train on; {len(held):,} held out")
         jsonl.write(work / "held_out.jsonl", held)
         data = {self.data.path: hashes[self.data.path]}

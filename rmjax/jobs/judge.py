@@ -75,7 +75,14 @@ class JudgeJob:
             Labels.of(judge.chat, prompt).require_forced(prompt)
         hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(judge.params)}
         work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        provenance = Provenance(
+            work / "run.json",
+            command=command,
+            config=to_json(self),
+            data=hashes,
+            seed=self.seed,
+            labels={self.data.path: len(items)},
+        )
         start = time.perf_counter()
         judgments, found = judge_items(judge, items, self.evaluation, path=work / "judgments.jsonl")
         seconds = time.perf_counter() - start

@@ -200,7 +200,14 @@ class NoiseJob(Noise):
         hashes[f"weights of {self.model.path}"] = fingerprint(start.params)
         train, held = (start.fitting(p, most=0, policy=self.overlong, what="pairs") for p in (train, held))
         work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=0)
+        provenance = Provenance(
+            work / "run.json",
+            command=command,
+            config=to_json(self),
+            data=hashes,
+            seed=0,
+            labels=self.data.labels(train, held),
+        )
         both = [cached(self.features, start.model, start.params, start.chat, items) for items in (train, held)]
         title = f"{self.data.path}, {len(train):,} labels, {self.share:.0%} of them flipped, {self.seeds} draws"
         self.conclude(work, lambda seed: flipped(train, *both, self.share, seed), provenance, title, held)

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
@@ -201,12 +199,5 @@ def excerpt(text: str) -> str:
 
 def page(parts: Mapping[str, Any]) -> Markup:
     """The section's HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(report.__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"signed": lambda v: f"{v:+.3f}".replace("-", "−"), "pct": report.percent}
-    return Markup(environment.get_template("prototypes.html").render(**parts))
+    signed = lambda v: f"{v:+.3f}".replace("-", "−")
+    return Markup(report.template("prototypes.html", signed=signed, pct=report.percent).render(**parts))

@@ -51,8 +51,9 @@ class ExportJob:
 
     workdir: str = "runs/export"  # export/ is the model
     model: ModelSource = ModelSource()
-    data: PairFile = PairFile()  # pairs to compare on: held-out ones, for the card has the accuracy on them; the
-    # nearest linear head is fitted on their scores, not on their labels (one that is there already and nearer stays)
+    # pairs to compare on: held-out ones, for the card has the accuracy on them; the nearest linear head is fitted on
+    # their scores, not on their labels (one that is there already and nearer stays)
+    data: PairFile = PairFile()
     max_length: int = 0  # tokens of prompt and answer together; 0: the model's own positions
     overlong: Overlong = "auto"  # longer ones: error, drop or cut; auto: a decoder refuses them, an encoder cuts
     devices: Devices = Devices()
@@ -82,7 +83,14 @@ class ExportJob:
         hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(reward.params)}
         work = Workdir(self.workdir, to_json(self), hashes)
         seed = origin.get("seed", 0)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=seed)
+        provenance = Provenance(
+            work / "run.json",
+            command=command,
+            config=to_json(self),
+            data=hashes,
+            seed=seed,
+            labels={self.data.path: len(items)},
+        )
         rewards = reward.rewards(items)
         rows = {"this model": accuracy(scores := from_scores(items, rewards, logistic=True))}
         known, kind = None, ""

@@ -101,7 +101,10 @@ class ScoreJob:
         # Whom the scores are compared with changes no score, so it may change in the same folder.
         settled = {name: value for name, value in to_json(self).items() if name != "against"}
         work = Workdir(self.workdir, settled, hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        read_labels = {sources[name].path: len(items) for name, items in sets.items()}  # single responses have none
+        provenance = Provenance(
+            work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed, labels=read_labels
+        )
         console.print(f"rewards: {'as the model gives them' if kept is None else calibrator.words}")
         path = work / "scores.jsonl"
         if responses:

@@ -30,9 +30,8 @@ class ModelSource:
 
     path: str = ""  # a directory, or a hub id (the only thing that is ever downloaded)
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters stay float32
-    template: Literal["auto", "chat", "raw"] = (
-        "auto"  # chat: the tokenizer's own template; raw: plain text; auto: chat if it has one
-    )
+    # chat: the tokenizer's own template; raw: plain text; auto: chat if it has one
+    template: Literal["auto", "chat", "raw"] = "auto"
     remat: bool = False  # recompute activations in the backward pass: less memory, more time
 
     def directory(self) -> Path:
@@ -134,8 +133,9 @@ def dropped(source: Source) -> str:
 class Pairs(PairFile):
     """Labelled pairs: a training file and what is held out."""
 
-    tie: Literal["error", "drop", "half"] = "error"  # pairs labelled a tie; half: kept to train on, as the soft label
-    # 1/2, by jobs that can learn from one; held-out ties are left out, since no verdict on them is right or wrong
+    # pairs labelled a tie; half: kept to train on, as the soft label 1/2, by jobs that can learn from one; held-out
+    # ties are left out, since no verdict on them is right or wrong
+    tie: Literal["error", "drop", "half"] = "error"
     eval_path: str = ""  # held-out pairs; empty: a tenth of `path`, by a hash of the prompt
     eval_limit: int = 0  # use only the first so many held-out pairs; 0: all
 
@@ -177,6 +177,12 @@ class Pairs(PairFile):
                 f"--data.eval_path {self.eval_path}: {len(both)} pairs are in --data.path too: remove them from one"
             )
         return train, test, hashes
+
+    def labels(self, train: Sequence[Preference], held: Sequence[Preference]) -> dict[str, int]:
+        """File -> labelled pairs of it that a run reads, for its ledger."""
+        out = {self.path: len(train)}
+        out[self.eval_path or self.path] = out.get(self.eval_path or self.path, 0) + len(held)
+        return out
 
 
 def halves(train: Sequence[Preference], path: str) -> None:

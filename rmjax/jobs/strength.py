@@ -99,7 +99,14 @@ class StrengthJob:
                 console.print("no reward head (and pooler) in the model: each member draws its own")
         hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(start.params)}
         work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        provenance = Provenance(
+            work / "run.json",
+            command=command,
+            config=to_json(self),
+            data=hashes,
+            seed=self.seed,
+            labels={self.data.path: len(items)},
+        )
         penalty = {}
         if tuned:
             differences, how = members.differences(start, items, work), self.ensemble.words("fine-tuned models")

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from jaxtyping import Bool, Float
 from markupsafe import Markup
@@ -27,7 +26,6 @@ from rmjax.statistics import wilson
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 SHOWN = 20  # suspicious labels on the page
-TEMPLATES = Path(report.__file__).parent
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,18 +124,11 @@ def suspicious_table(found: Strengths, *, count: int = 5) -> Table:
 
 def write(path: Path, found: Strengths, *, run: Mapping[str, Any]) -> None:
     """Renders the page and writes it whole. Raises UserError where it cannot be written."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["signed"] = lambda value: f"{value:+.2f}".replace("-", "−")
+    signed = lambda value: f"{value:+.2f}".replace("-", "−")
     mean, std, facts = found.mean, strength.stds(found.found), found.facts()
     low, high = facts["agreement_ci95"]
-    page = environment.get_template("strength.html").render(
-        style=_style(),
+    page = report.template("strength.html", signed=signed).render(
+        style=report.style(),
         lead=f"{facts['n']:,} labels of {found.file}, scored by {found.how}.",
         facts={
             "labels that the ensemble agrees with": f"{_pct(facts['agreement'])} % ({_pct(low)} to {_pct(high)})",
@@ -220,12 +211,6 @@ def _shown(p: Preference, treated: Sequence[Preference]) -> dict[str, Any]:
         "chosen": p.chosen,
         "rejected": p.rejected,
     }
-
-
-def _style() -> Markup:
-    """The style sheet of the other reports."""
-    source = (TEMPLATES / "report.html").read_text(encoding="utf-8")
-    return Markup(source.split("<style>")[1].split("</style>")[0])
 
 
 def _pct(share: float) -> str:

@@ -117,7 +117,14 @@ class TrainJob:
         hashes[f"weights of {self.model.path}"] = fingerprint(reward.params)
         # Only now: a command that was refused must not leave its settings behind.
         work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        provenance = Provenance(
+            work / "run.json",
+            command=command,
+            config=to_json(self),
+            data=hashes,
+            seed=self.seed,
+            labels=self.data.labels(train, held),
+        )
         console.print(f"{len(train):,} pairs to train on{used(train)}; {len(held):,} held out")
         jsonl.write(work / "held_out.jsonl", held)
         if self.method.new_head:

@@ -64,10 +64,9 @@ class Transfer:
     unlabelled: int = 500  # pairs of the target's answers, for MetaRM
     draws: int = 20  # label draws of each source
     frozen: Frozen = Frozen()
-    overlong: Overlong = (
-        "auto"  # training pairs longer than the model reads: error, drop or cut; auto: a decoder drops,
-    )
-    # an encoder cuts. Held-out ones: a decoder refuses them, an encoder cuts them, but for error
+    # training pairs longer than the model reads: error, drop or cut; auto: a decoder drops, an encoder cuts. Held-out
+    # ones: a decoder refuses them, an encoder cuts them, but for error
+    overlong: Overlong = "auto"
     features: str = "runs/features"  # where features are kept: they are computed once for a model and its data
     devices: Devices = Devices()
     seed: int = 0  # of label draws, folds and heads
@@ -110,7 +109,15 @@ class Transfer:
                 raise UserError(f"unlabelled={self.unlabelled}: {name} has {len(pool)} training pairs; give fewer")
         hashes[f"weights of {self.model.path}"] = fingerprint(start.params)
         work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        read = [*zip(self.train, pools.values(), strict=True), *zip(self.held, tests.values(), strict=True)]
+        provenance = Provenance(
+            work / "run.json",
+            command=command,
+            config=to_json(self),
+            data=hashes,
+            seed=self.seed,
+            labels={path: len(items) for path, items in read},
+        )
         made = lambda items: cached(self.features, start.model, start.params, start.chat, items)
         features = {name: made(pool) for name, pool in pools.items()}
         held = joined([made(test) for test in tests.values()])

@@ -95,7 +95,14 @@ class VerifyJob:
             judge = load_judge(directory, self.model, saved_prompt(directory) or JSON_JUDGE, sampling, seed=self.seed)
             contract, run = judge.chat.contract(), lambda: judge_checks(judge, self.model, items, self.samples)
         work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        provenance = Provenance(
+            work / "run.json",
+            command=command,
+            config=to_json(self),
+            data=hashes,
+            seed=self.seed,
+            labels={self.data.path: len(items)},
+        )
         checks = run()
         rows = [{**dataclasses.asdict(c), "passed": c.passed} for c in checks]
         json_file.write(work / "summary.json", {"checks": rows})

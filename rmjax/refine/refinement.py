@@ -30,10 +30,9 @@ class Refinement:
     context: Context = "prompt"  # perplexity of the reasoning given the judge prompt, or of the reasoning alone (none)
     score: Score = "perplexity"  # exp(-PPL / tau), or 1 - rank of PPL in the run
     tau: float = 10.0  # scale of the perplexity score; unused by rank
-    threshold: float | str = (
-        "quantile:0.5"  # strong above it: a number (paper: 0.5), or quantile:Q of the run's scores;
-    )
-    # it names levels, and changes training only where grade="levels"
+    # strong above it: a number (paper: 0.5), or quantile:Q of the run's scores; it names levels, and changes training
+    # only where grade="levels"
+    threshold: float | str = "quantile:0.5"
     grade: Grade = "signed"  # signed: +s right, -s wrong; unsigned: s; levels: SA 2, WA 1, WR -1, SR -2
     pairs: Policy = "all"  # all: accepted x rejected of a prompt; one: the earliest pair of an item (plain DPO)
     weights: Literal["softplus", "off"] = "softplus"  # log(1 + exp(alpha * gap of grades)); off: 1, and then grades

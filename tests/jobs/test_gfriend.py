@@ -28,6 +28,10 @@ def test_every_stage_leaves_its_files(finished):
     rows = json.loads((work / "summary.json").read_text())["rows"]
     assert [(r["method"], r["labels"], r["n"]) for r in rows] == [("SFT judge", 0, 12), ("GFRIEND", 8, 12)]
     run = json.loads((work / "run.json").read_text())
+    kept = [j for f in work.rglob("*judgments.jsonl") for j in jsonl.read(f, Judgment)]
+    held = sum(len(j.tokens) for j in kept)  # forced verdicts among them, which are scored and not sampled
+    assert 0.8 * held < run["spent"]["tokens_sampled"] <= held and run["spent"]["tokens_trained"] > 0
+    assert list(run["spent"]["labels"].values()) == [8, 12]
     assert run["command"].startswith("python -m rmjax.launch") and len(run["data"]) == 4 and run["seconds"] > 0
     assert run["config"]["method"]["samples"] == 4
 

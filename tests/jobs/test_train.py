@@ -37,6 +37,10 @@ def test_the_run_leaves_its_files(trained):
     assert {"longer answer wins", "shorter answer wins", "bag of words, prompt-blind"} == set(summary["baselines"])
     run = json.loads((work / "run.json").read_text())
     assert run["contract"]["template"] == "chat" and run["seconds"] > 0
+    spent = run["spent"]
+    assert list(spent["labels"].values()) == [8, 12] and spent["tokens_sampled"] == 0
+    lengths = [sum(map(len, (p.chosen.split(), p.rejected.split()))) for p in jsonl.read(trained.data.path, Preference)]
+    assert spent["tokens_trained"] > 3 * 2 * min(lengths) and not spent["at_least"]  # 3 updates of 2 rows
     assert (work / "train" / "metrics.jsonl").stat().st_size
     assert [p.id for p in jsonl.read(work / "held_out.jsonl", Preference)] == [
         s.id for s in jsonl.read(work / "evaluate" / "scores.jsonl", ItemScore)
