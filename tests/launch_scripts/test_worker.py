@@ -1,9 +1,11 @@
 """worker.sh, as it runs on a host: what it says of a job, and signals."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,12 @@ def wait_for(path: Path, text: str) -> None:
 
 
 @pytest.fixture
-def job(stand_ins: StandIns) -> Path:
-    return stand_ins.folder / "home" / "rmjax-job"
+def job(stand_ins: StandIns) -> Iterator[Path]:
+    folder = stand_ins.folder / "home" / "rmjax-job"
+    yield folder
+    if (folder / "pid").exists() and not (folder / "status").exists():  # of a test that failed half-way
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int((folder / "pid").read_text()), signal.SIGKILL)
 
 
 def test_a_jobs_states(stand_ins, job):
