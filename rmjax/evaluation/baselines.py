@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
-from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import ItemScore, from_scores
 from rmjax.records import Preference
 
+PENALTY = 10.0  # L2, of the bag of words
 LONGER, SHORTER, WORDS = "longer answer wins", "shorter answer wins", "bag of words, prompt-blind"
 
 
@@ -47,7 +48,7 @@ class BagOfWords:
     classifier: LogisticRegression
 
     @classmethod
-    def fit(cls, train: Sequence[Preference], *, penalty: float = 10.0) -> BagOfWords:
+    def fit(cls, train: Sequence[Preference], *, penalty: float = PENALTY) -> BagOfWords:
         """Fits the model.
 
         Args:
@@ -60,21 +61,54 @@ class BagOfWords:
         train = [p for p in train if not p.tie]
         if not train:
             raise UserError("the bag-of-words baseline has no labelled pair to train on; give train pairs without ties")
-        features = HashingVectorizer(n_features=2**18, ngram_range=(1, 2), binary=True, norm=None)
-        x = _difference(features, train)
-        classifier = LogisticRegression(C=1 / penalty, fit_intercept=False, solver="liblinear", max_iter=1000)
-        classifier.fit(scipy.sparse.vstack([x, -x]), np.repeat([1, 0], len(train)))
-        return cls(features, classifier)
+        features = _hashed()
+        return cls(features, _classifier(_difference(features, train), penalty))
 
     def __call__(self, items: Sequence[Preference]) -> list[ItemScore]:
         """Outcomes with probabilities; answers that are the same words tie."""
         margins = _difference(self.features, items) @ self.classifier.coef_[0]
-        return from_scores(items, np.stack([margins, np.zeros_like(margins)], 1), logistic=True)
+        return _from_margins(items, margins)
 
 
-def _difference(features: HashingVectorizer, items: Sequence[Preference]) -> scipy.sparse.csr_matrix:
-    """[n, 2**18] float64: features of the chosen minus features of the rejected answer."""
-    return features.transform([p.chosen for p in items]) - features.transform([p.rejected for p in items])
+def cross_validated(
+    items: Sequence[Preference], folds: Sequence[int], tested: Sequence[int], *, features: CountVectorizer | None = None
+) -> list[ItemScore]:
+    """The items of some folds, each scored by a bag of words that is fitted to the items of all other folds.
+
+    Args:
+        items: without ties.
+        folds: of the items; those of one prompt in one fold.
+        tested: the folds that are scored. Nothing is where one of them holds all items.
+        features: how texts become words; None: as in `BagOfWords`.
+    """
+    of = np.asarray(folds)
+    if any((of == k).all() for k in tested):
+        return []
+    x, margins = _difference(features or _hashed(), items), np.zeros(len(items))
+    for k in np.intersect1d(tested, of):
+        margins[of == k] = x[of == k] @ _classifier(x[of != k], PENALTY).coef_[0]
+    scored = np.flatnonzero(np.isin(of, tested))
+    return _from_margins([items[i] for i in scored], margins[scored])
+
+
+def _hashed() -> HashingVectorizer:
+    return HashingVectorizer(n_features=2**18, ngram_range=(1, 2), binary=True, norm=None)
+
+
+def _difference(features: HashingVectorizer | CountVectorizer, items: Sequence[Preference]) -> scipy.sparse.csr_matrix:
+    """[n, words] float64: features of the chosen minus features of the rejected answer."""
+    counts = features.fit_transform([text for p in items for text in (p.chosen, p.rejected)]).astype(np.float64)
+    return counts[::2] - counts[1::2]
+
+
+def _classifier(x: scipy.sparse.csr_matrix, penalty: float) -> LogisticRegression:
+    """Fitted to differences in both orders, without an intercept: no side is the usual one."""
+    classifier = LogisticRegression(C=1 / penalty, fit_intercept=False, solver="liblinear", max_iter=1000)
+    return classifier.fit(scipy.sparse.vstack([x, -x]), np.repeat([1, 0], x.shape[0]))
+
+
+def _from_margins(items: Sequence[Preference], margins: np.ndarray) -> list[ItemScore]:
+    return from_scores(items, np.stack([margins, np.zeros_like(margins)], 1), logistic=True)
 
 
 def trivial(items: Sequence[Preference], train: Sequence[Preference] = ()) -> dict[str, list[ItemScore]]:

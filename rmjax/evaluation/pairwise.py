@@ -48,6 +48,11 @@ class Accuracy:
     ties: int = 0
     unparsed: int = 0
 
+    @classmethod
+    def of(cls, share: float, n: int, ties: int = 0) -> Accuracy:
+        """That of a share of n items."""
+        return cls(accuracy=share, ci95=wilson(share * n, n), n=n, ties=ties)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:

@@ -23,8 +23,13 @@ FIRST_METRICS = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "r
 
 def write(path: Path, data: ReportData) -> None:
     """Renders the page and writes it whole. Raises UserError where it cannot be written."""
+    save(path, render(data))
+
+
+def save(path: Path, page: str) -> None:
+    """Writes a page whole. Raises UserError where it cannot be written."""
     with jsonl.writing(path), jsonl.replacing(path) as file:
-        file.write(render(data).encode("utf-8", "xmlcharrefreplace"))  # a model may emit lone surrogates
+        file.write(page.encode("utf-8", "xmlcharrefreplace"))  # a model may emit lone surrogates
 
 
 def render(data: ReportData) -> str:
@@ -60,12 +65,6 @@ def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
     )
     environment.filters |= filters
     return environment.get_template(name)
-
-
-def style() -> Markup:
-    """The style sheet of report.html, for pages beside it."""
-    source = (FOLDER / "report.html").read_text(encoding="utf-8")
-    return Markup(source.split("<style>")[1].split("</style>")[0])
 
 
 @dataclasses.dataclass(frozen=True)

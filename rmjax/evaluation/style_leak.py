@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import rich.table
-import scipy.sparse
 from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
 
-from rmjax.evaluation.baselines import lengths
+from rmjax.evaluation.baselines import cross_validated, lengths
 from rmjax.evaluation.length import correlation, pearson
+from rmjax.evaluation.pairwise import accuracy
 from rmjax.records import Preference
 from rmjax.refine.conditional import key_of
 from rmjax.statistics import Interval, wilson
@@ -82,14 +81,14 @@ def style_leak(pairs: Sequence[Preference], *, seed: int = 0) -> StyleLeak:
         label = np.array([[float(edited(p) == "chosen")] for p in edits])
         length = correlation(label, difference, pearson, seed=seed)
     return StyleLeak(
-        edited=cross_validated(turned, seed=seed),
-        label=cross_validated(pairs, seed=seed),
+        edited=told(turned, seed=seed),
+        label=told(pairs, seed=seed),
         length=length,
         longer=Interval(longer / len(pairs), *wilson(longer, len(pairs)), len(pairs)) if pairs else None,
     )
 
 
-def cross_validated(pairs: Sequence[Preference], *, seed: int) -> Interval | None:
+def told(pairs: Sequence[Preference], *, seed: int) -> Interval | None:
     """How often a bag of words that has not seen the prompt tells `chosen`; ties count one half. Wilson, 95 %.
 
     None for fewer than 20 pairs, or fewer prompts than folds.
@@ -98,19 +97,9 @@ def cross_validated(pairs: Sequence[Preference], *, seed: int) -> Interval | Non
     if len(pairs) < FEWEST or len(prompts) < FOLDS:
         return None
     words = CountVectorizer(ngram_range=(1, 2), binary=True, token_pattern=r"\S+")
-    counts = words.fit_transform([text for p in pairs for text in (p.chosen, p.rejected)]).astype(np.float64)
-    x = counts[::2] - counts[1::2]
     fold = {text: i % FOLDS for i, text in enumerate(prompts)}
-    of = np.array([fold[repr(p.prompt)] for p in pairs])
-    right = 0.0
-    for k in range(FOLDS):
-        # as `baselines.BagOfWords`: both orders of every pair and no intercept, so that no side is the usual one
-        train = scipy.sparse.vstack([x[of != k], -x[of != k]])
-        classifier = LogisticRegression(C=0.1, fit_intercept=False, solver="liblinear")
-        classifier.fit(train, np.repeat([1, 0], int(np.sum(of != k))))
-        margin = x[of == k] @ classifier.coef_[0]
-        right += float(np.sum(margin > 0) + 0.5 * np.sum(margin == 0))
-    return Interval(right / len(pairs), *wilson(right, len(pairs)), len(pairs))
+    found = accuracy(cross_validated(pairs, [fold[repr(p.prompt)] for p in pairs], range(FOLDS), features=words))
+    return Interval(found.accuracy, *found.ci95, found.n)
 
 
 def edited(p: Preference) -> str:

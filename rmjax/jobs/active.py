@@ -12,12 +12,10 @@ import numpy as np
 from rich.console import Console
 
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.data.features import Features
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.pairwise import accuracy
-from rmjax.evaluation.provenance import Provenance
 from rmjax.jobs import active_report
 from rmjax.jobs.active_report import BASELINE
 from rmjax.jobs.curve import outcomes, require_read
@@ -26,7 +24,7 @@ from rmjax.jobs.lengths import Policy
 from rmjax.jobs.reward import load_model
 from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.study import Cells
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import begin
 from rmjax.methods.active import Buying, Market
 from rmjax.methods.frozen import Frozen
 from rmjax.oracles.column import ColumnOracle, hide
@@ -35,7 +33,6 @@ from rmjax.refine.information import InformationGain
 from rmjax.refine.k_center import KCenter
 from rmjax.refine.select import Random
 from rmjax.refine.uncertainty import ENSEMBLE, Bald, Entropy, Margin, Variance
-from rmjax.sampling.journal import fingerprint
 from rmjax.training.features import cached
 from rmjax.training.frozen.basis import normalised
 from rmjax.training.prompt_features import prompts
@@ -95,15 +92,8 @@ class Active:
         train = start.fitting(train, most=0, policy=self.overlong, what="pool")
         self.buying.require_pool(len(train))  # of what is left, before features are computed
         test = start.fitting(test, most=0, policy="error", what="held-out pairs")
-        hashes |= {f"weights of {self.model.path}": fingerprint(start.params)}
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json",
-            command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
-            labels=self.data.labels(train, test),
+        work, provenance = begin(
+            self, hashes, command=command, params=start.params, labels=self.data.labels(train, test)
         )
         begun = time.perf_counter()
         pool, held = (cached(self.features, start.model, start.params, start.chat, p) for p in (train, test))

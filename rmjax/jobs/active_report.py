@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from rmjax.evaluation import curves, labels_saved, report
 from rmjax.evaluation.labels_saved import Saved
+from rmjax.evaluation.listing import Listing
 from rmjax.evaluation.pairwise import Accuracy, Comparison, compare_runs, points
 from rmjax.evaluation.provenance import Provenance
-from rmjax.evaluation.rounds import grid
+from rmjax.evaluation.rounds import grid, grid_table
 from rmjax.evaluation.sections import Panel, ReportData
-from rmjax.evaluation.summary import Group, Row, groups, write_summary
+from rmjax.evaluation.summary import Row, groups, write_summary
 from rmjax.evaluation.tables import p_text
 from rmjax.jobs.workdir import Workdir
-from rmjax.statistics import Interval, wilson
+from rmjax.statistics import Interval
 
 console = Console()
 BASELINE = "random"
@@ -99,11 +99,13 @@ def conclude(
     body = curves.figure(
         dots, baseline=BASELINE, across="labels bought", label="Accuracy against labels bought, by strategy", ticks=few
     )
-    body += grid({name: [d for d in line if d.x in few] for name, line in dots.items()}, across="labels")
+    marked = {name: [d for d in line if d.x in few] for name, line in dots.items()}
+    body += grid(marked, across="labels")
     note = SAVED.format(len(found))
     panels = [Panel(id="curves", title="Accuracy against labels bought", note=NOTE.format(covers), body=body)]
     if found:
-        panels.append(Panel(id="saved", title="Labels saved against random", note=note, body=saved_html(found)))
+        title, lines = "Labels saved against random", [(name, *cells(f)) for name, f in found.items()]
+        panels.append(Listing(id="saved", title=title, note=note, names=HEAD, lines=lines).panel())
     data = ReportData(
         title="Which labels to buy",
         testbed=testbed,
@@ -116,7 +118,7 @@ def conclude(
     )
     report.write(work / "report.html", data)
     console.print(f"\n[bold]{escape(testbed)}[/], {shown[0].n:,} held-out pairs; over {over}")
-    console.print(accuracy_table(shown, few, baselines))
+    console.print(accuracy_table(marked, baselines))
     if found:
         console.print("\n[bold]Against random[/], over the same runs")
         console.print(saved_table(found))
@@ -131,8 +133,7 @@ def rows_of(lines: Sequence[Mapping[str, Any]], counts: Sequence[int], order: Se
         runs = [x for x in lines if x["strategy"] == name]
         for i, labels in enumerate(counts):
             for x in runs:
-                share, n = x["accuracy"][i], x["n"]
-                result = Accuracy(accuracy=share, ci95=wilson(share * n, n), n=n, ties=x["ties"][i])
+                result = Accuracy.of(x["accuracy"][i], x["n"], x["ties"][i])
                 spent = x["seconds"] / len(counts)
                 out.append(Row.of(result, method=name, labels=labels, seed=seed, draw=x["run"], seconds=spent))
     return out
@@ -178,16 +179,6 @@ def cells(f: Finding) -> tuple[str, ...]:
 HEAD = ("strategy", "saved on average", "saved at the end", "area", "Holm's p", "finding")
 
 
-def saved_html(found: Mapping[str, Finding]) -> Markup:
-    """The findings as an HTML table."""
-    row = lambda name, f: Markup("<tr><td>{}</td>{}</tr>").format(
-        name, Markup("").join(Markup('<td class="num">{}</td>').format(c) for c in cells(f))
-    )
-    head = Markup("").join(Markup("<th>{}</th>").format(h) for h in HEAD)
-    body = Markup("\n").join(row(name, f) for name, f in found.items())
-    return Markup("<table><thead><tr>{}</tr></thead><tbody>\n{}\n</tbody></table>").format(head, body)
-
-
 def saved_table(found: Mapping[str, Finding]) -> Table:
     """The findings for the terminal: the area in points, without its interval, and the finding in a word."""
     table = Table(box=None, padding=(0, 1, 0, 0))
@@ -200,18 +191,9 @@ def saved_table(found: Mapping[str, Finding]) -> Table:
     return table
 
 
-def accuracy_table(shown: Sequence[Group], few: Sequence[int], baselines: Mapping[str, Accuracy]) -> Table:
-    """Mean accuracies with half their intervals at a few numbers of labels."""
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("labels")
-    for n in few:
-        table.add_column(f"{n:,}", justify="right", no_wrap=True)
-    by_name: dict[str, dict[int, Group]] = {}
-    for g in shown:
-        by_name.setdefault(g.method, {})[g.labels] = g
-    for name, at in by_name.items():
-        text = (f"{100 * at[n].accuracy:.1f}±{50 * (at[n].high - at[n].low):.1f}" for n in few)
-        table.add_row(escape(name), *text)
+def accuracy_table(marked: Mapping[str, Sequence[curves.Dot]], baselines: Mapping[str, Accuracy]) -> Table:
+    """Mean accuracies with half their intervals at a few numbers of labels, the trivial baselines below the last."""
+    table = grid_table(marked, across="labels")
     for name, a in baselines.items():
-        table.add_row(escape(name), *[""] * (len(few) - 1), f"{100 * a.accuracy:.1f}", style="dim")
+        table.add_row(escape(name), *[""] * (len(table.columns) - 2), f"{100 * a.accuracy:.1f}", style="dim")
     return table

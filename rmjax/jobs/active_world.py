@@ -11,14 +11,12 @@ import numpy as np
 from jaxtyping import Float
 
 from rmjax.bounds import require
-from rmjax.config import to_json
-from rmjax.evaluation.provenance import Provenance
 from rmjax.jobs import active_report
 from rmjax.jobs.active import OTHERS, bought, known, lead, unordered
 from rmjax.jobs.active_report import BASELINE
 from rmjax.jobs.curve import require_read
 from rmjax.jobs.study import Cells
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import begin
 from rmjax.methods.active import Buying, Market
 from rmjax.methods.frozen import Frozen
 from rmjax.oracles.column import hide
@@ -51,8 +49,8 @@ class ActiveWorld:
 
     def run(self, command: str = "") -> None:
         """Computes the runs that rows.jsonl lacks; writes summary.json and report.html; prints the tables."""
-        work, first = Workdir(self.workdir, to_json(self), {}), self.world.seed
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data={}, seed=first)
+        first = self.world.seed
+        work, provenance = begin(self, {}, command=command, seed=first)
         cells = Cells(work / "rows.jsonl", ("strategy", "run"))
         for number in range(self.seeds):
             run = functools.cache(functools.partial(self.world_of, first + number))

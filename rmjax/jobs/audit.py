@@ -10,25 +10,20 @@ from rich.console import Console
 
 from rmjax import json_file, jsonl
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.errors import UserError
-from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.style_leak import style_leak
 from rmjax.jobs import audit_report
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.evaluation import Evaluation, judge_items
-from rmjax.jobs.export import load_judge, saved_prompt
-from rmjax.jobs.judge import judge_table, without_nan
+from rmjax.jobs.judge import judge_of, judge_table, require_cold, without_nan
 from rmjax.jobs.lengths import Lengths
 from rmjax.jobs.sources import ModelSource, PairFile
-from rmjax.jobs.workdir import Workdir
-from rmjax.judging.prompts import JSON_JUDGE, JudgePrompt
-from rmjax.judging.verdicts import Labels
+from rmjax.jobs.workdir import begin
+from rmjax.judging.prompts import JudgePrompt
 from rmjax.judging.votes import summary
 from rmjax.records import Preference
 from rmjax.refine.audit import Trust, audit
 from rmjax.refine.strength import COLUMN
-from rmjax.sampling.journal import fingerprint
 from rmjax.sampling.policy import Sampling
 
 console = Console()
@@ -51,10 +46,7 @@ class AuditJob:
 
     def __post_init__(self) -> None:
         require("", self, "seed", least=0, most=LAST_SEED)
-        if self.sampling.temperature:
-            raise UserError(
-                f"sampling.temperature={self.sampling.temperature}: --evaluation.temperature decides; set that one"
-            )
+        require_cold(self.sampling)
 
     def run(self, command: str = "") -> None:
         """Judges what is not judged yet, on all devices, and prints the figures."""
@@ -66,18 +58,8 @@ class AuditJob:
         source = self.data.read()
         pairs = list(source.records)
         self.check(pairs)
-        directory = self.model.directory()
-        prompt = self.prompt or saved_prompt(directory) or JSON_JUDGE
-        judge = load_judge(directory, self.model, prompt, self.sampling, seed=self.seed)
-        judge = dataclasses.replace(judge, constrained=self.evaluation.constrained)
-        pairs = self.lengths.fitting(judge, pairs, policy=self.lengths.evaluation, what="pairs")
-        if self.evaluation.constrained:
-            Labels.of(judge.chat, prompt).require_forced(prompt)
-        hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(judge.params)}
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed, labels={}
-        )
+        judge, pairs = judge_of(self, pairs)
+        work, provenance = begin(self, {self.data.path: source.hash}, command=command, params=judge.params, labels={})
         judgments, verdicts = judge_items(judge, pairs, self.evaluation, path=work / "judgments.jsonl")
         found, leak, figures = audit(pairs, verdicts), style_leak(pairs, seed=self.seed), summary(judgments, pairs)
         trusted = self.trust(pairs, verdicts)

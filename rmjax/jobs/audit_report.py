@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmjax import jsonl
 from rmjax.evaluation import report
 from rmjax.evaluation.style_leak import StyleLeak, edited
 from rmjax.judging.prompts import transcript
@@ -37,7 +36,6 @@ def write(
     rate, even = audit.overall.rate, audit.overall.even
     agreement = f"{report.percent(rate.value)} % ({report.percent(rate.low)} to {report.percent(rate.high)})"
     page = report.template("audit.html", pct=report.percent).render(
-        style=report.style(),
         lead=f"{rate.n + audit.overall.unparsed:,} synthetic pairs of {file}, judged again by {judge}.",
         facts={
             "labels that the judge agrees with": agreement if rate.n else "not known: nothing could be read",
@@ -53,8 +51,7 @@ def write(
         run=run,
         settings=report.flatten(run["config"]),
     )
-    with jsonl.writing(path), jsonl.replacing(path) as file_:
-        file_.write(page.encode("utf-8", "xmlcharrefreplace"))
+    report.save(path, page)
 
 
 def shown(p: Preference, verdict: ItemVerdict) -> dict[str, str]:

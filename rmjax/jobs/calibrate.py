@@ -13,20 +13,17 @@ from scipy.special import expit
 
 from rmjax import json_file
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import lengths
 from rmjax.evaluation.calibration import calibration
 from rmjax.evaluation.calibrator import cross_validated, fit
-from rmjax.evaluation.provenance import Provenance
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.judge import without_nan
 from rmjax.jobs.reward import CALIBRATION, Overlong, load_reward, origin_of, save_calibrator
 from rmjax.jobs.score_tables import calibration_lines
 from rmjax.jobs.sources import ModelSource, PairFile
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import begin
 from rmjax.records import Preference
-from rmjax.sampling.journal import fingerprint
 from rmjax.statistics import paired_bootstrap
 
 console = Console()
@@ -74,7 +71,6 @@ class CalibrateJob:
         items = reward.limited(
             source.records, most=self.max_length, policy=self.overlong, usual="error", flag="--overlong", what="pairs"
         )
-        hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(reward.params)}
         rewards, characters = reward.rewards(items).astype(np.float64), lengths(items)
         for p, pair in zip(items, rewards, strict=True):
             if not np.isfinite(pair).all():
@@ -82,14 +78,11 @@ class CalibrateJob:
         plain = expit(rewards[:, 0] - rewards[:, 1])
         found = fit(rewards, characters, length=self.length)
         after = cross_validated(rewards, characters, prompts(items), count=self.folds, length=self.length)
-        # Only now: a command that was refused must not leave its settings behind.
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json",
+        work, provenance = begin(
+            self,
+            {self.data.path: source.hash},
             command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
+            params=reward.params,
             labels={self.data.path: len(items)},
         )
         console.print(unused(items))

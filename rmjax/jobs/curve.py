@@ -13,24 +13,20 @@ from rich.console import Console
 
 from rmjax import jsonl
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.pairwise import Accuracy, accuracy
-from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import Row
 from rmjax.jobs.curve_report import BASELINE, conclude
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.lengths import Policy
 from rmjax.jobs.reward import load_model
 from rmjax.jobs.sources import ModelSource, Pairs
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import Workdir, begin
 from rmjax.methods.frozen import Bench, Fitted, Frozen
 from rmjax.methods.proto_rm import ProtoRm
 from rmjax.methods.secrets import MetaRm, Projection, SimCse, Swav
 from rmjax.records import Preference
-from rmjax.sampling.journal import fingerprint
-from rmjax.statistics import wilson
 from rmjax.training.features import cached
 from rmjax.training.frozen.nonlinear import Auxiliary, Schedule
 from rmjax.training.frozen.treatments import Flip, Margin, Smooth, Treatment
@@ -92,8 +88,7 @@ class Curve:
         require("", self, "draws", least=2)
         known_methods(self.methods)
         require_read(self.frozen.schedule, self.methods)
-        if not self.labels or min(self.labels) < 0 or len(set(self.labels)) < len(self.labels):
-            raise UserError(f"labels={self.labels}: give numbers of pairs, each once; 0 means all")
+        require_counts(self.labels)
 
     def run(self, command: str = "") -> None:
         """Computes what is not there yet, on all devices, and writes rows.jsonl, summary.json, report.html."""
@@ -107,16 +102,9 @@ class Curve:
         start = load_model(self.model)
         train = start.fitting(train, most=0, policy=self.overlong, what="training pairs")
         test = start.fitting(test, most=0, policy="error", what="held-out pairs")
-        counts = self.counts(len(train))
-        hashes |= {f"weights of {self.model.path}": fingerprint(start.params)}
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json",
-            command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
-            labels=self.data.labels(train, test),
+        counts = counts_of(self.labels, len(train))
+        work, provenance = begin(
+            self, hashes, command=command, params=start.params, labels=self.data.labels(train, test)
         )
         made = time.perf_counter()
         pool, held = (cached(self.features, start.model, start.params, start.chat, p) for p in (train, test))
@@ -141,14 +129,6 @@ class Curve:
             facts={"settings_tried": tried, "seconds_of": seconds},
             remarks=remarks,
         )
-
-    def counts(self, pairs: int) -> list[int]:
-        """Numbers of labels with 0 as all. Raises UserError for more than there are."""
-        if more := [n for n in self.labels if n > pairs]:
-            raise UserError(
-                f"labels={more[0]}: --data.path has {pairs} training pairs; give at most that, or 0 for all"
-            )
-        return sorted({n or pairs for n in self.labels})
 
     def rows(self, bench: Bench, counts: Sequence[int], work: Workdir) -> list[Row]:
         """Every method at every number of labels; what rows.jsonl holds of a killed run is not computed again."""
@@ -225,6 +205,19 @@ def require_bare(items: Sequence[Preference], methods: Sequence[str], *, path: s
     )
 
 
+def require_counts(labels: Sequence[int]) -> None:
+    """Raises UserError for no number of labels, one below 0, and one that is there twice."""
+    if not labels or min(labels) < 0 or len(set(labels)) < len(labels):
+        raise UserError(f"labels={labels}: give numbers of pairs, each once; 0 means all")
+
+
+def counts_of(labels: Sequence[int], pairs: int) -> list[int]:
+    """Numbers of labels with 0 as all. Raises UserError for more than there are."""
+    if more := [n for n in labels if n > pairs]:
+        raise UserError(f"labels={more[0]}: --data.path has {pairs} training pairs; give at most that, or 0 for all")
+    return sorted({n or pairs for n in labels})
+
+
 def budget(tried: Mapping[str, int]) -> str:
     """How many settings each method chose among, in words."""
     counts = ", ".join(f"{title} {n}" for title, n in tried.items())
@@ -273,8 +266,7 @@ def rates(differences: Float[np.ndarray, " e"], parts: int) -> list[float]:
 
 def row(method: str, labels: int, x: dict[str, Any], seed: int, whole: bool, tried: int) -> Row:
     """A line of rows.jsonl as a row of the summary; where all labels are taken, a run is a seed and not a draw."""
-    n, share = x["n"], x["accuracy"]
-    result = Accuracy(accuracy=share, ci95=wilson(share * n, n), n=n, ties=x["ties"])
+    result = Accuracy.of(x["accuracy"], x["n"], x["ties"])
     place = {"draw": 0, "seed": seed + x["run"]} if whole else {"draw": x["run"], "seed": seed}
     more = {"setting": x["setting"], "settings_tried": tried, "held_loss": x["held_loss"]}
     return Row.of(result, method=method, labels=labels, seconds=x["seconds"], **place, **more)

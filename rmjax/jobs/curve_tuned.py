@@ -17,12 +17,11 @@ import numpy as np
 from rich.console import Console
 
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.pairwise import Accuracy, accuracy
-from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import Row
+from rmjax.jobs.curve import counts_of, require_counts
 from rmjax.jobs.curve_report import BASELINE, conclude
 from rmjax.jobs.curve_tuned_report import rates_tried
 from rmjax.jobs.devices import Devices
@@ -30,9 +29,8 @@ from rmjax.jobs.reward import PairLengths, RewardModel, load_model
 from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.study import Cells
 from rmjax.jobs.tuned_bench import RANKING, Bench
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import begin
 from rmjax.methods.fine_tuning import MetaRm, Plain, ProtoRm, SimCse, Swav
-from rmjax.sampling.journal import fingerprint
 from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
 from rmjax.training.step import check_microbatches
@@ -93,8 +91,7 @@ class CurveTuned:
             raise UserError(f"methods: {wrong[0]!r} is none of {', '.join(among)}; the baseline is always there")
         if len(set(self.methods)) < len(self.methods):
             raise UserError(f"methods={self.methods}: give each once")
-        if not self.labels or min(self.labels) < 0 or len(set(self.labels)) < len(self.labels):
-            raise UserError(f"labels={self.labels}: give numbers of pairs, each once; 0 means all")
+        require_counts(self.labels)
         for name in UNREAD:
             if (value := getattr(self.train, name)) != Train.__dataclass_fields__[name].default:
                 raise UserError(
@@ -126,17 +123,10 @@ class CurveTuned:
         train = reward.limited(train, most=most, policy=how.train, usual="drop", flag=flag, what=what)
         flag, what = "--lengths.evaluation", "held-out pairs"
         test = reward.limited(test, most=most, policy=how.evaluation, usual="error", flag=flag, what=what)
-        bench, counts = Bench(reward, train, test, self.train, seed=self.seed), self.counts(len(train))
+        bench, counts = Bench(reward, train, test, self.train, seed=self.seed), counts_of(self.labels, len(train))
         self.search_others(bench, 0)
-        hashes |= {f"weights of {self.model.path}": fingerprint(reward.params)}
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json",
-            command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
-            labels=self.data.labels(train, test),
+        work, provenance = begin(
+            self, hashes, command=command, params=reward.params, labels=self.data.labels(train, test)
         )
         found = self.searched(bench, Cells(work / "search.jsonl", ("method", "rate", "draw")))
         best = {title: max(means, key=means.__getitem__) for title, means in found.items()}
@@ -161,14 +151,6 @@ class CurveTuned:
             facts={"search": {"how": listing.note, "accuracy": search}},
             listings=[listing],
         )
-
-    def counts(self, pairs: int) -> list[int]:
-        """Numbers of labels with 0 as all. Raises UserError for more than there are."""
-        if more := [n for n in self.labels if n > pairs]:
-            raise UserError(
-                f"labels={more[0]}: --data.path has {pairs} training pairs; give at most that, or 0 for all"
-            )
-        return sorted({n or pairs for n in self.labels})
 
     def settings(self, reward: RewardModel) -> str:
         """What every training shares, in words."""

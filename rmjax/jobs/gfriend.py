@@ -12,12 +12,10 @@ from rich.console import Console
 
 from rmjax import json_file, jsonl
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.data.rows import Group
 from rmjax.data.sources import read_demonstrations
 from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import from_verdicts
-from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import write_scores
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.evaluation import Evaluation, judge_items
@@ -25,14 +23,13 @@ from rmjax.jobs.export import export_judge, load_judge
 from rmjax.jobs.gfriend_report import conclude
 from rmjax.jobs.lengths import Lengths
 from rmjax.jobs.sources import ModelSource, Pairs
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import Workdir, begin
 from rmjax.judging.judge import Judge
 from rmjax.judging.prompts import JSON_JUDGE, JudgePrompt
 from rmjax.judging.verdicts import Labels
 from rmjax.methods import gfriend
 from rmjax.methods.gfriend import Gfriend, round_seed
 from rmjax.records import Demonstration, Judgment, Preference, content_id
-from rmjax.sampling.journal import fingerprint
 from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
 
@@ -100,17 +97,14 @@ class GfriendJob:
             console.print("margins of the pairs are not used: they do not fit the log-ratios of judgments")
         for p in train:
             self.method.objective.check_smooth(p.smooth, f"pair {p.id!r}")
-        hashes[f"weights of {self.model.path}"] = fingerprint(judge.params)
-        # Only now: a command that was refused must not leave its settings behind.
         first_read = {"method.refinement": "refine-1", "method.objective": "mdpo-1", "method.train": "mdpo-1"}
-        work = Workdir(self.workdir, to_json(self), hashes, first_read={**first_read, "evaluation": "evaluate"})
-        provenance = Provenance(
-            work / "run.json",
+        work, provenance = begin(
+            self,
+            hashes,
             command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
+            params=judge.params,
             labels=self.data.labels(train, held),
+            first_read={**first_read, "evaluation": "evaluate"},
         )
 
         self.stage(work, "sft", "", lambda folder: self.sft_stage(base, demonstrations, folder))

@@ -13,10 +13,8 @@ from rich.console import Console
 
 from rmjax import json_file, jsonl
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import from_scores
-from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import write_scores
 from rmjax.jobs import head_report
 from rmjax.jobs.curve import BASELINE, METHODS, known_methods, learn, require_bare, require_read
@@ -31,11 +29,10 @@ from rmjax.jobs.reward import (
     rewards_differ,
 )
 from rmjax.jobs.sources import ModelSource, Pairs
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import Workdir, begin
 from rmjax.methods import nearest
 from rmjax.methods.frozen import Bench, Frozen
 from rmjax.models import heads, hf, pooling
-from rmjax.sampling.journal import fingerprint
 from rmjax.training.frozen.basis import normalised
 
 console = Console()
@@ -88,15 +85,8 @@ class HeadJob:
                 f"--data.path {self.data.path}: {len(train)} training pairs of one prompt: settings are chosen by "
                 "cross-validation over prompts; give pairs of at least two"
             )
-        hashes |= {f"weights of {self.model.path}": fingerprint(start.params)}
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json",
-            command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
-            labels=self.data.labels(train, held),
+        work, provenance = begin(
+            self, hashes, command=command, params=start.params, labels=self.data.labels(train, held)
         )
         console.print(f"{len(train):,} pairs to train on; {len(held):,} held out")
         jsonl.write(work / "held_out.jsonl", held)

@@ -20,7 +20,7 @@ from rmjax.data.doctor.examine import WORDS, examine
 from rmjax.data.doctor.findings import SEVERITIES, Finding
 from rmjax.data.doctor.intake import Intake
 from rmjax.errors import UserError
-from rmjax.evaluation.baselines import BagOfWords
+from rmjax.evaluation.baselines import cross_validated
 from rmjax.evaluation.pairwise import Accuracy, accuracy
 from rmjax.evaluation.provenance import Provenance
 from rmjax.jobs import inspect_report
@@ -122,14 +122,7 @@ def probe(records: Sequence[Preference]) -> Accuracy | None:
     usable = [p for p in records if not p.tie and p.chosen != p.rejected]
     if len(usable) > PROBED:
         usable = [usable[int(i)] for i in np.linspace(0, len(usable) - 1, PROBED)]
-    fold = np.array([_fold(p) for p in usable])
-    scores = []
-    for k in range(FOLDS if len(usable) <= ALL_FOLDS else 1):
-        train = [p for p, f in zip(usable, fold, strict=True) if f != k]
-        test = [p for p, f in zip(usable, fold, strict=True) if f == k]
-        if not train:
-            return None
-        scores += BagOfWords.fit(train)(test) if test else []
+    scores = cross_validated(usable, [_fold(p) for p in usable], range(FOLDS if len(usable) <= ALL_FOLDS else 1))
     return accuracy(scores) if scores else None
 
 

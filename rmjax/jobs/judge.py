@@ -12,12 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.calibration import calibration
 from rmjax.evaluation.pairwise import accuracy, accuracy_by, from_verdicts
-from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import Row, write_scores, write_summary
 from rmjax.evaluation.tables import accuracy_table, calibration_table
 from rmjax.jobs.devices import Devices
@@ -25,11 +23,12 @@ from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import load_judge, saved_prompt
 from rmjax.jobs.lengths import Lengths
 from rmjax.jobs.sources import ModelSource, PairFile
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import begin
+from rmjax.judging.judge import Judge
 from rmjax.judging.prompts import JSON_JUDGE, JudgePrompt
 from rmjax.judging.verdicts import Labels
 from rmjax.judging.votes import Summary, summary
-from rmjax.sampling.journal import fingerprint
+from rmjax.records import Preference
 from rmjax.sampling.policy import Sampling
 from rmjax.statistics import Interval
 
@@ -52,10 +51,7 @@ class JudgeJob:
 
     def __post_init__(self) -> None:
         require("", self, "seed", least=0, most=LAST_SEED)
-        if self.sampling.temperature:
-            raise UserError(
-                f"sampling.temperature={self.sampling.temperature}: --evaluation.temperature decides; set that one"
-            )
+        require_cold(self.sampling)
 
     def run(self, command: str = "") -> None:
         """Judges what is not judged yet, on all devices, and prints the summary."""
@@ -65,22 +61,12 @@ class JudgeJob:
     def judge(self, command: str) -> None:
         """`run`, on whatever mesh is set."""
         source = self.data.read()
-        items = list(source.records)
-        directory = self.model.directory()
-        prompt = self.prompt or saved_prompt(directory) or JSON_JUDGE
-        judge = load_judge(directory, self.model, prompt, self.sampling, seed=self.seed)
-        judge = dataclasses.replace(judge, constrained=self.evaluation.constrained)
-        items = self.lengths.fitting(judge, items, policy=self.lengths.evaluation, what="pairs")
-        if self.evaluation.constrained:
-            Labels.of(judge.chat, prompt).require_forced(prompt)
-        hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(judge.params)}
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json",
+        judge, items = judge_of(self, source.records)
+        work, provenance = begin(
+            self,
+            {self.data.path: source.hash},
             command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
+            params=judge.params,
             labels={self.data.path: len(items)},
         )
         start = time.perf_counter()
@@ -103,6 +89,31 @@ class JudgeJob:
         if known:
             console.print(calibration_table({"judge": calibration(known)}))
         console.print(f"per item: [bold]{work / 'scores.jsonl'}[/]   numbers: {work / 'summary.json'}")
+
+
+def require_cold(sampling: Sampling) -> None:
+    """Raises UserError for a temperature, which is another field of these jobs."""
+    if sampling.temperature:
+        raise UserError(f"sampling.temperature={sampling.temperature}: --evaluation.temperature decides; set that one")
+
+
+def judge_of(job: Any, pairs: Sequence[Preference]) -> tuple[Judge, list[Preference]]:
+    """The judge that a job's settings name, and the pairs that it can read.
+
+    Args:
+        job: settings with the fields of `JudgeJob`.
+
+    Raises:
+        UserError: a pair is too long (or `lengths` says what else becomes of it), or no verdict can be forced.
+    """
+    directory, how = job.model.directory(), job.evaluation
+    prompt = job.prompt or saved_prompt(directory) or JSON_JUDGE
+    judge = load_judge(directory, job.model, prompt, job.sampling, seed=job.seed)
+    judge = dataclasses.replace(judge, constrained=how.constrained)
+    left = job.lengths.fitting(judge, list(pairs), policy=job.lengths.evaluation, what="pairs")
+    if how.constrained:
+        Labels.of(judge.chat, prompt).require_forced(prompt)
+    return judge, left
 
 
 def judge_table(figures: Summary) -> Table:

@@ -25,7 +25,6 @@ from rich.table import Table
 
 from rmjax import json_file
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.data.features import Features
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
@@ -36,12 +35,11 @@ from rmjax.jobs.lengths import Policy
 from rmjax.jobs.reward import load_model
 from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.study import Cells
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import Workdir, begin
 from rmjax.methods.strength import StrengthEnsemble, best_penalty, columns, coordinates, fit, score
 from rmjax.records import Preference
 from rmjax.refine import strength
 from rmjax.refine.treatments import PAPER, Treatment
-from rmjax.sampling.journal import fingerprint
 from rmjax.statistics import t_interval
 from rmjax.training.features import cached
 from rmjax.training.frozen.basis import Basis
@@ -154,9 +152,7 @@ class NoiseWorldJob(Noise):
 
     def run(self, command: str = "") -> None:
         """Runs every seed and prints the table."""
-        work = Workdir(self.workdir, to_json(self), {})
-        seed = self.world.seed
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data={}, seed=seed)
+        work, provenance = begin(self, {}, command=command, seed=self.world.seed)
         title = f"reward world, {self.labels:,} labels, {self.share:.0%} of them flipped, {self.seeds} seeds"
         self.conclude(work, self.setting, provenance, title)
 
@@ -197,16 +193,9 @@ class NoiseJob(Noise):
         plain(train, self.data.path)
         plain(held, self.data.eval_path or self.data.path)
         start = load_model(self.model)
-        hashes[f"weights of {self.model.path}"] = fingerprint(start.params)
         train, held = (start.fitting(p, most=0, policy=self.overlong, what="pairs") for p in (train, held))
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json",
-            command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=0,
-            labels=self.data.labels(train, held),
+        work, provenance = begin(
+            self, hashes, command=command, params=start.params, labels=self.data.labels(train, held), seed=0
         )
         both = [cached(self.features, start.model, start.params, start.chat, items) for items in (train, held)]
         title = f"{self.data.path}, {len(train):,} labels, {self.share:.0%} of them flipped, {self.seeds} draws"

@@ -18,6 +18,7 @@ from rich.table import Table
 from rmjax.evaluation import ledger, report
 from rmjax.evaluation.figures import INK, MUTED, RIGHT, WRONG, draw
 from rmjax.evaluation.ledger import Entry, Prices
+from rmjax.evaluation.listing import Listing
 from rmjax.evaluation.planner import Plan
 from rmjax.evaluation.sections import Panel, ReportData
 from rmjax.statistics import Interval
@@ -161,22 +162,10 @@ def write(
         title = "Learning curve" if len(parts) == 1 else "Learning curves"
         panels.append(Panel(id="curves", title=title, note=NOTE, body=Markup("").join(parts)))
     if entries:
-        panels.append(Panel(id="spent", title="What was spent", note=SPENT, body=spending(entries, prices)))
+        names, *lines = ledger.rows(entries, prices)
+        panels.append(Listing(id="spent", title="What was spent", note=SPENT, names=names, lines=lines).panel())
     title = "Learning curves and what more labels would bring" if curves else "What runs spent"
     report.write(path, ReportData(title=title, testbed="plan", panels=panels, run=run))
-
-
-def spending(entries: Sequence[Entry], prices: Prices | None) -> Markup:
-    """The ledgers as an HTML table."""
-    head, *rows = ledger.rows(entries, prices)
-    row = lambda cells, tag: Markup("<tr>{}</tr>").format(
-        Markup("").join(
-            Markup("<{0}{1}>{2}</{0}>").format(Markup(tag), Markup(' class="num"') if i else "", cell)
-            for i, cell in enumerate(cells)
-        )
-    )
-    body = Markup("").join(row(cells, "td") for cells in rows)
-    return Markup("<table><thead>{}</thead><tbody>{}</tbody></table>").format(row(head, "th"), body)
 
 
 def figure(c: Curve, wish: float) -> Markup:

@@ -12,10 +12,8 @@ from rich.console import Console
 
 from rmjax import json_file, jsonl
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.data.sources import read_demonstrations
 from rmjax.errors import UserError
-from rmjax.evaluation.provenance import Provenance
 from rmjax.jobs import proxy_report
 from rmjax.jobs.active import STRATEGIES, require_labels
 from rmjax.jobs.devices import Devices
@@ -24,7 +22,7 @@ from rmjax.jobs.lengths import kept
 from rmjax.jobs.prompts import PromptFile
 from rmjax.jobs.rmboost import Judging
 from rmjax.jobs.sources import ModelSource, Pairs
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import Workdir, begin
 from rmjax.judging.prompts import JSON_JUDGE
 from rmjax.judging.verdicts import Labels
 from rmjax.methods import proxy_oracle
@@ -39,7 +37,6 @@ from rmjax.oracles.oracle import Oracle
 from rmjax.records import Messages, Pair, Preference, Vote, content_id
 from rmjax.refine.select import Random
 from rmjax.refine.uncertainty import ENSEMBLE
-from rmjax.sampling.journal import fingerprint
 from rmjax.sampling.policy import Sampling
 from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
@@ -138,9 +135,7 @@ class ProxyJob:
         if self.demonstrations:
             demonstrations = read_demonstrations(self.demonstrations)
             hashes[self.demonstrations] = content_id((), *(d.id for d in demonstrations))
-        hashes[f"weights of {self.model.path}"] = fingerprint(policy.params)
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data=hashes, seed=self.seed)
+        work, provenance = begin(self, hashes, command=command, params=policy.params)
 
         work.stage("sft", lambda f: self.sft_stage(policy, demonstrations, f))
         policy = self.policy(work / "sft" / "export")

@@ -11,11 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from rmjax.bounds import require
-from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.pairwise import accuracy, from_scores
-from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import Row, write_scores, write_summary
 from rmjax.evaluation.tables import accuracy_table
 from rmjax.jobs import card
@@ -32,10 +30,9 @@ from rmjax.jobs.reward import (
     stand_in_of,
 )
 from rmjax.jobs.sources import ModelSource, PairFile
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import begin
 from rmjax.methods import nearest
 from rmjax.models import head_file, hf
-from rmjax.sampling.journal import fingerprint
 
 console = Console()
 
@@ -80,16 +77,14 @@ class ExportJob:
         kept = load_calibrator(directory, reward)
         origin = origin_of(directory) or {"base": self.model.path}
         seen = source.hash in dict(origin.get("data", {})).values()
-        hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(reward.params)}
-        work = Workdir(self.workdir, to_json(self), hashes)
         seed = origin.get("seed", 0)
-        provenance = Provenance(
-            work / "run.json",
+        work, provenance = begin(
+            self,
+            {self.data.path: source.hash},
             command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=seed,
+            params=reward.params,
             labels={self.data.path: len(items)},
+            seed=seed,
         )
         rewards = reward.rewards(items)
         rows = {"this model": accuracy(scores := from_scores(items, rewards, logistic=True))}

@@ -12,10 +12,8 @@ from rich.console import Console
 
 from rmjax import json_file, jsonl
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.data.sources import read_preferences
 from rmjax.errors import UserError
-from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.style_leak import style_leak
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.evaluation import Evaluation
@@ -23,7 +21,7 @@ from rmjax.jobs.export import load_judge, saved_prompt
 from rmjax.jobs.prompts import PromptFile
 from rmjax.jobs.reward import load_reward
 from rmjax.jobs.sources import ModelSource
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import Workdir, begin
 from rmjax.judging.judge import Judge
 from rmjax.judging.prompts import JSON_JUDGE
 from rmjax.judging.verdicts import Labels
@@ -132,15 +130,7 @@ class RmBoostJob:
             source = read_preferences(self.real.path)
             real, hashes[self.real.path] = source.records, source.hash
         models = self.models(hashes)
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json",
-            command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
-            labels={self.real.path: len(real)} if real else {},
-        )
+        work, provenance = begin(self, hashes, command=command, labels={self.real.path: len(real)} if real else {})
         folder = work / WRITING
         folder.mkdir(exist_ok=True)
         made = method.make(models, items, seed=self.seed, folder=folder)

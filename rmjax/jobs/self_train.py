@@ -16,11 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.pairwise import accuracy
-from rmjax.evaluation.provenance import Provenance
 from rmjax.jobs.curve import outcomes
 from rmjax.jobs.curve_report import BASELINE, conclude
 from rmjax.jobs.devices import Devices
@@ -29,12 +27,11 @@ from rmjax.jobs.reward import load_model
 from rmjax.jobs.self_train_report import SEED, TITLES, labelling_functions, labels_given, rows
 from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.study import Cells
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import Workdir, begin
 from rmjax.methods.frozen import Bench, Fitted, Frozen
 from rmjax.methods.self_training import Rule, Ser, Ssrm, Trained, Weak, seeded, train, voted
 from rmjax.records import Pair, Preference
 from rmjax.refine import weak_labels
-from rmjax.sampling.journal import fingerprint
 from rmjax.training.features import cached
 from rmjax.training.frozen.nonlinear import Schedule
 
@@ -123,15 +120,8 @@ class SelfTrain:
         if more := [n for n in self.labels if n >= len(pairs)]:
             raise UserError(f"labels={more[0]}: {len(pairs)} training pairs leave none without a label; give fewer")
         votes = self.votes(pairs) if "weak" in self.rules else None
-        hashes |= {f"weights of {self.model.path}": fingerprint(start.params)}
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json",
-            command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
-            labels=self.data.labels(pairs, test),
+        work, provenance = begin(
+            self, hashes, command=command, params=start.params, labels=self.data.labels(pairs, test)
         )
         pool, held = (cached(self.features, start.model, start.params, start.chat, p) for p in (pairs, test))
         bench = Bench(pool, held, pairs, self.frozen, parts=len(start.model.pool), seed=self.seed)

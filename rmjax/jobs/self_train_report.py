@@ -12,7 +12,6 @@ from rmjax.evaluation.pairwise import Accuracy
 from rmjax.evaluation.summary import Row
 from rmjax.jobs.curve_report import BASELINE
 from rmjax.methods.self_training import Ser, Ssrm, Weak
-from rmjax.statistics import wilson
 
 SEED = "seed"  # the seed labels alone
 TITLES = {SEED: BASELINE, "ser": Ser.title, "ssrm": Ssrm.title, "weak": Weak.title}
@@ -21,6 +20,7 @@ TRUE = ", true labels"
 
 def rows(lines: Sequence[Mapping[str, Any]], *, seed: int) -> list[Row]:
     """Lines of rows.jsonl as rows of the summary; of a rule also those of the same pairs with their true labels."""
+    result = lambda x: Accuracy.of(x["accuracy"], x["n"], x["ties"])
     out = []
     for line in lines:
         for draw, x in enumerate(line["runs"]):
@@ -30,11 +30,6 @@ def rows(lines: Sequence[Mapping[str, Any]], *, seed: int) -> list[Row]:
             if "true" in x:
                 out.append(Row.of(result(x["true"]), method=title + TRUE, **place))
     return out
-
-
-def result(x: Mapping[str, Any]) -> Accuracy:
-    """An accuracy with its interval."""
-    return Accuracy(accuracy=x["accuracy"], ci95=wilson(x["accuracy"] * x["n"], x["n"]), n=x["n"], ties=x["ties"])
 
 
 def labels_given(lines: Sequence[Mapping[str, Any]]) -> Listing:

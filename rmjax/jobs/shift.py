@@ -35,7 +35,6 @@ from rmjax.jobs.workdir import Workdir
 from rmjax.methods.frozen import Bench, Frozen
 from rmjax.methods.secrets import MetaRm, SimCse, Swav
 from rmjax.methods.shift import Hidden, HiddenMetaRm, adapted, joined
-from rmjax.statistics import wilson
 from rmjax.training.frozen.nonlinear import Schedule
 from rmjax.worlds.reward_world import Labelled, RewardWorld
 
@@ -171,9 +170,7 @@ class Shift:
     def rows(self, lines: Sequence[Mapping[str, Any]]) -> list[Row]:
         """A row for each method, round and world, in this order."""
         row = lambda name, t, x: Row.of(
-            Accuracy(
-                accuracy=x["accuracy"][name][t], ci95=wilson(x["accuracy"][name][t] * self.test, self.test), n=self.test
-            ),
+            Accuracy.of(x["accuracy"][name][t], self.test),
             method=f"{name}, round {t}",
             labels=self.labels,
             seed=x["seed"],

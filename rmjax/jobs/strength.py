@@ -12,9 +12,7 @@ from rich.console import Console
 
 from rmjax import json_file, jsonl
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.errors import UserError
-from rmjax.evaluation.provenance import Provenance
 from rmjax.jobs import strength_report
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.lengths import Policy
@@ -23,12 +21,11 @@ from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.strength_members import Members
 from rmjax.jobs.strength_report import Strengths
 from rmjax.jobs.train import TrainJob
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import begin
 from rmjax.methods.strength import StrengthEnsemble, score
 from rmjax.records import Preference
 from rmjax.refine import strength
 from rmjax.refine.treatments import Treatment
-from rmjax.sampling.journal import fingerprint
 from rmjax.training.features import cached
 from rmjax.training.loop import Train
 
@@ -97,14 +94,11 @@ class StrengthJob:
             members.check(start, items)
             if start.model.head is None:
                 console.print("no reward head (and pooler) in the model: each member draws its own")
-        hashes = {self.data.path: source.hash, f"weights of {self.model.path}": fingerprint(start.params)}
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json",
+        work, provenance = begin(
+            self,
+            {self.data.path: source.hash},
             command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
+            params=start.params,
             labels={self.data.path: len(items)},
         )
         penalty = {}

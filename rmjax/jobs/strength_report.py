@@ -16,7 +16,6 @@ from matplotlib.ticker import MaxNLocator
 from rich.markup import escape
 from rich.table import Table
 
-from rmjax import jsonl
 from rmjax.evaluation import report
 from rmjax.evaluation.figures import MUTED, RIGHT, WRONG, draw
 from rmjax.records import Preference
@@ -128,7 +127,6 @@ def write(path: Path, found: Strengths, *, run: Mapping[str, Any]) -> None:
     mean, std, facts = found.mean, strength.stds(found.found), found.facts()
     low, high = facts["agreement_ci95"]
     page = report.template("strength.html", signed=signed).render(
-        style=report.style(),
         lead=f"{facts['n']:,} labels of {found.file}, scored by {found.how}.",
         facts={
             "labels that the ensemble agrees with": f"{_pct(facts['agreement'])} % ({_pct(low)} to {_pct(high)})",
@@ -147,8 +145,7 @@ def write(path: Path, found: Strengths, *, run: Mapping[str, Any]) -> None:
         run=run,
         settings=report.flatten(run["config"]),
     )
-    with jsonl.writing(path), jsonl.replacing(path) as file:
-        file.write(page.encode("utf-8", "xmlcharrefreplace"))
+    report.save(path, page)
 
 
 def histogram(right: Float[np.ndarray, " a"], wrong: Float[np.ndarray, " b"], names: tuple[str, str]) -> Markup:

@@ -20,7 +20,6 @@ from rich.console import Console
 
 from rmjax import jsonl
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.evaluation.baselines import trivial
 from rmjax.evaluation.pairwise import ItemScore, accuracy, compare, compare_runs
@@ -32,7 +31,7 @@ from rmjax.jobs.devices import Devices
 from rmjax.jobs.entries import Bench, Entry, Outcome
 from rmjax.jobs.export import export_judge, load_judge
 from rmjax.jobs.sources import ModelSource
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import Workdir, begin
 from rmjax.judging.judge import Judge
 from rmjax.methods import gfriend
 from rmjax.records import Preference
@@ -89,8 +88,7 @@ class Study:
 
     def measure(self, command: str) -> None:
         """`run`, on whatever mesh is set."""
-        work = Workdir(self.workdir, to_json(self), {})
-        provenance = Provenance(work / "run.json", command=command, config=to_json(self), data={}, seed=self.seeds[0])
+        work, provenance = begin(self, {}, command=command, seed=self.seeds[0])
         benches = {seed: Bench(self.judge(work, seed), seed=seed) for seed in self.seeds}
         chosen = self.search(work, benches)
         test = self.world.preferences(self.test, split="test")

@@ -53,11 +53,12 @@ def conclude(
 
     Args:
         study: the job (`study_rmboost.StudyRmboost`).
-        made: lines of made.jsonl.
+        made: lines of made.jsonl; those of the search's seeds are left out.
         rows: lines of rows.jsonl.
         chosen: what the search found, by method.
     """
     main = study.settings[0]
+    made = [r for r in made if r["seed"] in study.seeds]
     shown = [row_of(r, main.name) for r in rows]
     families = {
         NOISE: compared_noise(study, made),

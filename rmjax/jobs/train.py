@@ -13,19 +13,17 @@ from rich.console import Console
 
 from rmjax import jsonl
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.data.loads import load
 from rmjax.data.rows import Group
 from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import ItemScore, from_scores
-from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import write_scores
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.reward import PairLengths, RewardModel, export_reward, load_model, load_reward
 from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.train_report import conclude
 from rmjax.jobs.unlabelled import without_labels
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import Workdir, begin
 from rmjax.methods import fine_tuning
 from rmjax.methods.bradley_terry import BradleyTerry
 from rmjax.models import head_file, hf
@@ -35,7 +33,6 @@ from rmjax.models.model import Model
 from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.scores import Scalar
 from rmjax.records import Preference
-from rmjax.sampling.journal import fingerprint
 from rmjax.training.loop import Train, fit
 from rmjax.training.step import check_microbatches
 
@@ -114,16 +111,8 @@ class TrainJob:
             "seed": self.seed,
             "data": {self.data.path: hashes[self.data.path]},
         }
-        hashes[f"weights of {self.model.path}"] = fingerprint(reward.params)
-        # Only now: a command that was refused must not leave its settings behind.
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json",
-            command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
-            labels=self.data.labels(train, held),
+        work, provenance = begin(
+            self, hashes, command=command, params=reward.params, labels=self.data.labels(train, held)
         )
         console.print(f"{len(train):,} pairs to train on{used(train)}; {len(held):,} held out")
         jsonl.write(work / "held_out.jsonl", held)

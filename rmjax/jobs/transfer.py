@@ -14,7 +14,6 @@ from markupsafe import Markup
 from rich.console import Console
 
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.data.features import Features
 from rmjax.errors import UserError
 from rmjax.evaluation import curves, matrix, report
@@ -28,13 +27,12 @@ from rmjax.jobs.devices import Devices
 from rmjax.jobs.reward import Overlong, load_model
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.jobs.study import Cells
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import Workdir, begin
 from rmjax.methods.frozen import Bench, Frozen
 from rmjax.methods.secrets import MetaRm
 from rmjax.methods.shift import adapted, joined
 from rmjax.records import Preference, content_id
-from rmjax.sampling.journal import fingerprint
-from rmjax.statistics import t_interval, wilson
+from rmjax.statistics import t_interval
 from rmjax.training.features import cached
 
 console = Console()
@@ -107,16 +105,9 @@ class Transfer:
                 )
             if self.unlabelled > len(pool):
                 raise UserError(f"unlabelled={self.unlabelled}: {name} has {len(pool)} training pairs; give fewer")
-        hashes[f"weights of {self.model.path}"] = fingerprint(start.params)
-        work = Workdir(self.workdir, to_json(self), hashes)
         read = [*zip(self.train, pools.values(), strict=True), *zip(self.held, tests.values(), strict=True)]
-        provenance = Provenance(
-            work / "run.json",
-            command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
-            labels={path: len(items) for path, items in read},
+        work, provenance = begin(
+            self, hashes, command=command, params=start.params, labels={path: len(items) for path, items in read}
         )
         made = lambda items: cached(self.features, start.model, start.params, start.chat, items)
         features = {name: made(pool) for name, pool in pools.items()}
@@ -233,7 +224,7 @@ class Transfer:
         """A row a draw."""
         return [
             Row.of(
-                Accuracy(accuracy=x[method][target], ci95=wilson(x[method][target] * n, n), n=n),
+                Accuracy.of(x[method][target], n),
                 method=f"{method}, {source} to {target}",
                 labels=self.labels,
                 seed=self.seed,

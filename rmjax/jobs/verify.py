@@ -14,17 +14,15 @@ from rich.table import Table
 
 from rmjax import json_file
 from rmjax.bounds import LAST_SEED, require
-from rmjax.config import to_json
 from rmjax.data import packing
 from rmjax.data.chat import Chat
 from rmjax.data.rows import Group
 from rmjax.errors import UserError
-from rmjax.evaluation.provenance import Provenance
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.export import export_judge, load_judge, saved_prompt
 from rmjax.jobs.reward import RewardModel, export_reward, load_reward
 from rmjax.jobs.sources import ModelSource, PairFile
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import begin
 from rmjax.judging.judge import Judge
 from rmjax.judging.prompts import JSON_JUDGE
 from rmjax.judging.rescoring import token_scores
@@ -82,7 +80,6 @@ class VerifyJob:
     def verify(self, command: str) -> None:
         """`run`, on whatever mesh is set."""
         source = self.data.read()
-        hashes = {self.data.path: source.hash}
         directory, items = self.model.directory(), list(source.records)
         found = hf.load_model(directory)
         run: Callable[[], list[Check]]
@@ -94,14 +91,8 @@ class VerifyJob:
             sampling = Sampling(max_new_tokens=self.max_new_tokens)
             judge = load_judge(directory, self.model, saved_prompt(directory) or JSON_JUDGE, sampling, seed=self.seed)
             contract, run = judge.chat.contract(), lambda: judge_checks(judge, self.model, items, self.samples)
-        work = Workdir(self.workdir, to_json(self), hashes)
-        provenance = Provenance(
-            work / "run.json",
-            command=command,
-            config=to_json(self),
-            data=hashes,
-            seed=self.seed,
-            labels={self.data.path: len(items)},
+        work, provenance = begin(
+            self, {self.data.path: source.hash}, command=command, labels={self.data.path: len(items)}
         )
         checks = run()
         rows = [{**dataclasses.asdict(c), "passed": c.passed} for c in checks]

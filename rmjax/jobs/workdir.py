@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from rmjax import json_file
+from rmjax.config import to_json
 from rmjax.errors import UserError
+from rmjax.evaluation.provenance import Provenance
+from rmjax.sampling.journal import fingerprint
 from rmjax.training import checkpoint
 from rmjax.training.loop import FREE
 
@@ -118,3 +121,32 @@ class Workdir:
         """Raises UserError unless `stage` is done."""
         if self.done(stage) is None:
             raise UserError(f"--only {needed_by} needs stage {stage}, which is not done in {self.path}: run it first")
+
+
+def begin(
+    job: Any,
+    hashes: Mapping[str, str],
+    *,
+    command: str,
+    params: Any = None,
+    labels: Mapping[str, int] | None = None,
+    seed: int | None = None,
+    first_read: Mapping[str, str] | None = None,
+) -> tuple[Workdir, Provenance]:
+    """Opens `job.workdir` and writes run.json: the last check of a job, for one that is refused leaves nothing behind.
+
+    Args:
+        job: a job's settings.
+        hashes: of the data, by file.
+        params: of `job.model`; their hash is kept with those of the data.
+        labels: as in `Provenance`.
+        seed: None: `job.seed`.
+        first_read: as in `Workdir`.
+
+    Raises:
+        UserError: as `Workdir` and `Provenance`.
+    """
+    data = dict(hashes) if params is None else {**hashes, f"weights of {job.model.path}": fingerprint(params)}
+    config, seed = to_json(job), job.seed if seed is None else seed
+    work = Workdir(job.workdir, config, data, first_read=first_read)
+    return work, Provenance(work / "run.json", command=command, config=config, data=data, seed=seed, labels=labels)

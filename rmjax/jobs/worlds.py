@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from rmjax.config import to_json
 from rmjax.evaluation.provenance import Provenance
 from rmjax.jobs.study import Cells
-from rmjax.jobs.workdir import Workdir
+from rmjax.jobs.workdir import Workdir, begin
 
 
 def trials(job: Any, command: str) -> tuple[Workdir, list[dict[str, Any]], Provenance]:
     """Runs `job.trial(seed)` for the seeds that rows.jsonl lacks, from `job.world.seed` on; returns every line."""
-    work, first = Workdir(job.workdir, to_json(job), {}), job.world.seed
-    provenance = Provenance(work / "run.json", command=command, config=to_json(job), data={}, seed=first)
+    first = job.world.seed
+    work, provenance = begin(job, {}, command=command, seed=first)
     cells = Cells(work / "rows.jsonl", ("seed",))
     for seed in range(first, first + job.seeds):
         cells.fill({"seed": seed}, functools.partial(job.trial, seed))
