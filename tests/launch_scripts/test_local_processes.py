@@ -66,7 +66,8 @@ def test_signals_reach_all(local, number, status):
             time.sleep(0.02)
         process.send_signal(number)
         assert process.wait(30) == status
-        assert process.stdout.read() == ("saved\n" if status == 0 else "")
+        # Of SIGINT a process may die at once, or be told to end because another one did.
+        assert process.stdout.read() in (("saved\n",) if status == 0 else ("", "saved\n"))
         if status == 0:
             assert other.read_text() == "up\nsaved\n"
 
