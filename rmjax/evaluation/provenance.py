@@ -17,6 +17,7 @@ import jax
 
 import rmjax
 from rmjax import json_file
+from rmjax.errors import UserError
 from rmjax.evaluation.ledger import Prices, Spent
 from rmjax.progress import TALLY
 
@@ -73,6 +74,8 @@ class Provenance:
         """
         self._path, self._start, self._prices = path, time.perf_counter(), Prices.usual()
         before = json_file.read(path) if path.exists() else {}
+        if not isinstance(before, dict):
+            raise UserError(f"{path}: not a run's record; remove it, or give another workdir")
         devices = jax.devices()
         self._labels = before.get("spent", {}).get("labels") if labels is None else dict(labels)
         self._tokens = TALLY.sampled, TALLY.trained

@@ -124,7 +124,8 @@ class CurveTuned:
         flag, what = "--lengths.evaluation", "held-out pairs"
         test = reward.limited(test, most=most, policy=how.evaluation, usual="error", flag=flag, what=what)
         bench, counts = Bench(reward, train, test, self.train, seed=self.seed), counts_of(self.labels, len(train))
-        self.search_others(bench, 0)
+        for number in range(self.search.draws):
+            self.search_others(bench, number)
         work, provenance = begin(
             self, hashes, command=command, params=reward.params, labels=self.data.labels(train, test)
         )

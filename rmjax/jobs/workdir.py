@@ -9,6 +9,7 @@ runs/mine/
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,9 +63,8 @@ class Workdir:
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
-            probe.write_text("")
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=self.path):  # two runs that start at once do not see each other's
+                pass
         except OSError as e:
             raise UserError(f"--workdir {self.path}: not writable ({e.strerror}); give another folder") from e
         kept = {k: v for k, v in config.items() if k != "only"}

@@ -38,6 +38,12 @@ def test_a_broken_file_is_named(tmp_path):
         Provenance(tmp_path / "run.json", **FACTS)
 
 
+def test_a_file_that_is_no_record_is_named(tmp_path):
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(UserError, match=r"run\.json: not a run's record"):
+        Provenance(tmp_path / "run.json", **FACTS)
+
+
 def test_versions_name_every_package():
     found = versions()
     assert found["python"].count(".") == 2
