@@ -83,7 +83,7 @@ class StudyRmboost:
     reward: Train  # of reward models; rate and updates are searched
     grid: tyro.conf.Fixed[tuple[Point, ...]] = ((3e-4, 200), (3e-4, 600), (1e-3, 200))
     weights: tuple[float, ...] = (0.1, 0.3, 1.0)  # of a synthetic pair beside a real one; as many as points
-    labels: tuple[int, ...] = (50, 200, 1000)  # real ones
+    labels: tuple[int, ...] = (50, 100, 200, 500, 1000)  # real ones
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)  # `aspects` was chosen with seed 0
     search_seeds: tuple[int, ...] = (100, 101)
     dev: int = 512  # pairs that the search looks at
