@@ -30,7 +30,7 @@ from rmjax.jobs.sources import ModelSource, Pairs
 from rmjax.jobs.study import Cells
 from rmjax.jobs.tuned_bench import RANKING, Bench
 from rmjax.jobs.workdir import begin
-from rmjax.methods.fine_tuning import MetaRm, Plain, ProtoRm, SimCse, Swav
+from rmjax.methods.fine_tuning import Grm, MetaRm, Plain, ProtoRm, SimCse, Swav
 from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
 from rmjax.training.step import check_microbatches
@@ -42,6 +42,9 @@ METHODS: Mapping[str, tuple[str, Plain]] = {
     "swav": ("+ SwAV", Swav()),
     "metarm": ("MetaRM", MetaRm()),
     "proto-rm": ("Proto-RM", ProtoRm()),
+    # The paper's 0.01 of -log sigmoid(0.1 log pi) is about 0.1 of a token's mean at answers of 100 tokens.
+    "grm-sft": ("GRM-sft", Grm(sft=0.1)),
+    "grm-dpo": ("GRM-dpo", Grm(dpo=0.01)),
 }
 FIRST_SEARCH_DRAW = 1000  # final draws count from 0, those of the search from here
 UNREAD = ("seed", "save_every", "keep", "log_every", "peak_flops")  # of `Train`, by runs that leave one line
@@ -76,7 +79,8 @@ class CurveTuned:
     data: Pairs = Pairs()
     labels: tuple[int, ...] = (50, 200)  # numbers of labelled pairs; 0: all
     draws: int = 5  # label draws of each number; each has its own head, order of data and dropout
-    methods: tuple[str, ...] = ("simcse", "metarm", "proto-rm")  # beside the baseline; swav too
+    # beside the baseline; swav too, and with a language model grm-sft and grm-dpo
+    methods: tuple[str, ...] = ("simcse", "metarm", "proto-rm")
     train: Train = Train(optimizer=Optimizer(), batch=8, epochs=2, dropout=0.05, freeze=4, quiet=True)
     search: Search = Search()  # of the learning rate; train.optimizer.learning-rate is not read
     lengths: PairLengths = PairLengths(max_length=128)
@@ -124,6 +128,7 @@ class CurveTuned:
         flag, what = "--lengths.evaluation", "held-out pairs"
         test = reward.limited(test, most=most, policy=how.evaluation, usual="error", flag=flag, what=what)
         bench, counts = Bench(reward, train, test, self.train, seed=self.seed), counts_of(self.labels, len(train))
+        bench.check(self.chosen().values())
         for number in range(self.search.draws):
             self.search_others(bench, number)
         work, provenance = begin(

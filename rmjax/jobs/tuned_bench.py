@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,18 +42,23 @@ class Bench:
     ):
         """
         Raises:
-            UserError: a pair that does not fit a row, columns that the loss would ignore, a training that the model
-                cannot have.
+            UserError: a pair that does not fit a row, a training that the model cannot have.
         """
         self.reward, self.pool, self.held, self.seed = reward, pool, held, seed
         self.groups, model = reward.groups(pool), drawn(reward, Plain().head, seed=seed).model
         TrainJob(train=train).check_rows(self.groups, model)
-        RANKING.check(self.groups, model)
         shape = packing.fit(self.groups, length=train.length, share=model.share)
         self.train = dataclasses.replace(train, length=shape.length)
         self.train.check(model, self.groups)
         self._prompts = [repr(p.prompt) for p in pool]
         self._unlabelled: list[Group] | None = None
+
+    def check(self, methods: Iterable[Plain]) -> None:
+        """Raises UserError for a method that cannot train this model on this pool."""
+        for method in methods:
+            reward = drawn(self.reward, method.head, seed=self.seed)
+            model, _ = method.start(reward.model, reward.params, jax.random.key(0))
+            method.objective(RANKING).check(self.groups, model)
 
     def order(self, number: int) -> Int[np.ndarray, " N"]:
         """The order in which label draw `number` takes the pool's pairs."""

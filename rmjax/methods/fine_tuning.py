@@ -64,6 +64,23 @@ class Plain:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Grm(Plain):
+    """GRM (arXiv:2406.10216): the language model's own loss beside the ranking loss; `Pairwise` says how."""
+
+    sft: float = 0.0  # share of the better answer's mean negative log-probability a token
+    dpo: float = 0.0  # share of DPO without reference
+
+    def __post_init__(self) -> None:
+        require("method.", self, "sft", "dpo", least=0)
+        if not self.sft and not self.dpo:
+            raise UserError("method.sft and method.dpo are both 0: that is the ranking loss alone; set one")
+
+    def objective(self, ranking: Pairwise) -> Pairwise:
+        """What is minimised."""
+        return dataclasses.replace(ranking, sft=self.sft, dpo=self.dpo)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SimCse(Plain):
     """L_ranking + beta SimCSE between two dropout passes (arXiv:2401.06080); a batch's other answers are negatives."""
 

@@ -16,7 +16,7 @@ from rmjax.jobs.curve_tuned import FIRST_SEARCH_DRAW, METHODS, CurveTuned
 from rmjax.jobs.reward import load_model
 from rmjax.jobs.train import drawn
 from rmjax.jobs.tuned_bench import RANKING, Bench
-from rmjax.methods.fine_tuning import Plain, ProtoRm
+from rmjax.methods.fine_tuning import Grm, Plain, ProtoRm
 from rmjax.models.heads import Linear
 from rmjax.objectives.reference import slot_scores
 from rmjax.objectives.scores import Scalar
@@ -159,10 +159,20 @@ def test_what_methods_begin_with(job, monkeypatch):
     assert [len(g.completions) for g in unlabelled] == [2] * 20 and here.unlabelled(METHODS["metarm"][1]) is unlabelled
 
 
+def test_grm_is_the_ranking_loss_with_its_terms():
+    assert METHODS["grm-sft"][1].objective(RANKING) == dataclasses.replace(RANKING, sft=0.1)
+    assert METHODS["grm-dpo"][1].objective(RANKING) == dataclasses.replace(RANKING, dpo=0.01)
+    with pytest.raises(UserError, match="both 0"):
+        Grm()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--methods plain", "methods: 'plain' is none of simcse, swav, metarm, proto-rm; the baseline is always there"),
+        (
+            "--methods plain",
+            "methods: 'plain' is none of simcse, swav, metarm, proto-rm, grm-sft, grm-dpo; the baseline",
+        ),
         ("--methods simcse simcse", "give each once"),
         ("--train.dropout 0", "train.dropout=0.0: the method compares two dropout passes"),
         ("--train.microbatches 2", "train.microbatches=2"),
@@ -187,6 +197,7 @@ def test_refused_before_any_file_is_read(options, said, capsys):
         ({"labels": (21,)}, "labels=21: --data.path has 20 training pairs"),
         ({"search": {"labels": 18}}, "leave 2 to score"),
         ({"train": {"length": 8}}, "--train.length 8: 20 of 20 training pairs need longer rows"),
+        ({"methods": ("grm-sft",)}, "objective.sft=0.1: the model has no output head"),
         ({"train": {"freeze": 9}}, "train.freeze=9: the model has 1 layers"),
     ],
 )
