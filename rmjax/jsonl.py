@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rmjax import distributed
 from rmjax.decoding import decode, defaults
 from rmjax.errors import UserError
 
@@ -147,7 +148,13 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[typing.BinaryIO]:
-    """A binary file that takes the place of `path` only when the block ends well: fsync, then rename."""
+    """A binary file that takes the place of `path` only when the block ends well: fsync, then rename.
+
+    In a process that writes no files (`distributed.writes`) it is in memory, and goes.
+    """
+    if not distributed.writes():
+        yield io.BytesIO()
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -188,7 +195,8 @@ class Appender:
     """Appends records to a .jsonl file, one line each; what `append` returned from survives a kill of the process.
 
     On opening, a torn last line (a kill or a full disk in the middle of a write) is cut off, and `existing` holds the
-    records that are there. The disk itself is synchronised every `sync_every` records and on closing.
+    records that are there. The disk itself is synchronised every `sync_every` records and on closing. In a process that
+    writes no files (`distributed.writes`) nothing is appended, and `existing` is empty.
     """
 
     def __init__(self, path: str | os.PathLike, type_: type[T], *, sync_every: int = 64):
@@ -198,13 +206,17 @@ class Appender:
         self._type = type_
         self._every = sync_every
         self._unsynced = 0
+        self._writes = distributed.writes()
+        self.existing: list[T] = []
+        if not self._writes:
+            return
         with writing(path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed by close)
             self._end = _whole(self._file)
             self._file.truncate(self._end)
         try:
-            self.existing: list[T] = read(path, type_)
+            self.existing = read(path, type_)
         except UserError:
             self._file.close()
             raise
@@ -214,6 +226,8 @@ class Appender:
         if not isinstance(record, self._type):
             raise TypeError(f"{type(record).__name__} appended to a file of {self._type.__name__}")
         line = encode(record, self.path)
+        if not self._writes:
+            return
         with writing(self.path):
             try:
                 rest = memoryview(line)
@@ -235,7 +249,7 @@ class Appender:
 
     def close(self) -> None:
         """Synchronises and closes; a second call does nothing."""
-        if not self._file.closed:
+        if self._writes and not self._file.closed:
             try:
                 self.sync()
             finally:

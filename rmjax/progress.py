@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rmjax import distributed
+
 SHORT = 2.0  # seconds before anything is shown
 EVERY = 15.0  # seconds between lines
 
@@ -51,7 +53,7 @@ class Meter:
         self._label, self._total, self._unit = label, total, unit
         self._start = self._finished = start
         self._console = console or Console(stderr=True)
-        self._quiet = quiet
+        self._quiet = quiet or distributed.index() > 0
         self._bar: Progress | None = None
         self._tokens = 0
 
@@ -107,5 +109,6 @@ class Meter:
 
 
 def say(text: str, *, style: str = "") -> None:
-    """One line on stderr that quiet does not silence."""
-    Console(stderr=True).print(text, style=style, highlight=False, soft_wrap=True, markup=False)
+    """One line on stderr that quiet does not silence; process 0's, where there are several."""
+    if distributed.index() == 0:
+        Console(stderr=True).print(text, style=style, highlight=False, soft_wrap=True, markup=False)

@@ -8,6 +8,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "rmjax"
 ORDER = (
     "errors",
+    "distributed",
     "bounds",
     "statistics",
     "records",
@@ -16,6 +17,7 @@ ORDER = (
     "json_file",
     "progress",
     "sharding",
+    "compiler",
     "data",
     "models",
     "objectives",
@@ -24,6 +26,7 @@ ORDER = (
     "judging",
     "refine",
     "evaluation",
+    "aot",
     "worlds",
     "oracles",
     "methods",

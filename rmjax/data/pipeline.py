@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 
 from rmjax.data.limits import limit
@@ -18,6 +17,7 @@ from rmjax.data.loads import load
 from rmjax.data.packing import WINDOW, FirstFit, assemble, empty, stack
 from rmjax.data.rows import Group, Rows, RowShape, TwoRows
 from rmjax.errors import UserError
+from rmjax.sharding import current_mesh, own_rows
 
 
 def draw(group: Group, rng: np.random.Generator, pairs: int) -> Group:
@@ -69,22 +69,23 @@ def batches(
     pairs_per_group: int | None = None,
     share: bool = True,
     window: int = WINDOW,
-    process: int | None = None,
-    processes: int | None = None,
+    own: Sequence[int] | None = None,
 ) -> Batches:
-    """An iterator of Rows [batch / processes, ...] over this process's slice of the shuffled groups.
+    """An iterator of Rows [len(own), ...]: this process's rows of every batch.
 
-    Give `steps` (endless epochs, cut after that many batches) or `epochs` (the last batch is padded with empty rows,
-    and every process gets the same number of batches). `pairs_per_group=n` draws n of a group's pairs anew at every
-    visit. share=False gives each candidate its own copy of the prompt (see `packing.pack`). Every group must fit the
-    shape (see `limits.limit`). Raises UserError.
+    Every process shuffles, draws and packs alike, and assembles its own rows only (of `batch`, by number; None: those
+    that the mesh puts on its devices). A batch holds the same rows in the same order however many processes share it,
+    and a saved position is the same in all of them.
+
+    Give `steps` (endless epochs, cut after that many batches) or `epochs` (the last batch is padded with empty rows).
+    `pairs_per_group=n` draws n of a group's pairs anew at every visit. share=False gives each candidate its own copy
+    of the prompt (see `packing.pack`). Every group must fit the shape (see `limits.limit`). Raises UserError.
     """
     if bool(steps) == bool(epochs) or steps < 0 or epochs < 0:
         raise UserError(f"steps={steps}, epochs={epochs}: give one of the two, above 0")
-    process = jax.process_index() if process is None else process
-    processes = jax.process_count() if processes is None else processes
-    if batch < 1 or batch % processes:
-        raise UserError(f"batch={batch} does not split over {processes} processes")
+    if batch < 1:
+        raise UserError(f"batch={batch}: give a number of rows above 0")
+    own = own_rows(batch, current_mesh()) if own is None else own
     if pairs_per_group is not None and pairs_per_group < 1:
         raise UserError(f"pairs_per_group={pairs_per_group}: give a number above 0, or leave it out for all pairs")
     if not groups:
@@ -92,18 +93,13 @@ def batches(
     limit(groups, shape, pairs_per_group=pairs_per_group, share=share)
 
     order = Order(len(groups), seed)
-
-    def visits(which: int) -> grain.MapDataset:
-        count = epochs * len(groups) if epochs else sys.maxsize
-        dataset = grain.MapDataset.range(count).seed(seed).map(lambda visit: groups[order(visit)])
-        if pairs_per_group is not None:
-            dataset = dataset.random_map(lambda group, rng: draw(group, rng, pairs_per_group))
-        return dataset[which::processes]
-
-    rows = batch // processes
-    total = steps or max(-(-_count_rows(visits(p), shape, window, share) // rows) for p in range(processes))
-    origin = _origin(groups, seed, processes)
-    return Batches(visits(process), shape, rows=rows, total=total, share=share, window=window, origin=origin)
+    count = epochs * len(groups) if epochs else sys.maxsize
+    visits = grain.MapDataset.range(count).seed(seed).map(lambda visit: groups[order(visit)])
+    if pairs_per_group is not None:
+        visits = visits.random_map(lambda group, rng: draw(group, rng, pairs_per_group))
+    total = steps or -(-_count_rows(visits, shape, window, share) // batch)
+    origin = _origin(groups, seed)
+    return Batches(visits, shape, batch=batch, own=own, total=total, share=share, window=window, origin=origin)
 
 
 def _count_rows(visits: grain.MapDataset, shape: RowShape, window: int, share: bool) -> int:
@@ -112,8 +108,8 @@ def _count_rows(visits: grain.MapDataset, shape: RowShape, window: int, share: b
     return closed + len(packer.open_rows())
 
 
-def _origin(groups: Sequence[Group], seed: int, processes: int) -> str:
-    digest = hashlib.sha256(f"{seed} {processes} {len(groups)}".encode())
+def _origin(groups: Sequence[Group], seed: int) -> str:
+    digest = hashlib.sha256(f"{seed} {len(groups)}".encode())
     for group in groups:
         digest.update(f"{group.id} {len(group.prompt)} {len(group.completions)} {len(group.pairs)}".encode())
     return digest.hexdigest()[:16]
@@ -127,7 +123,8 @@ class Batches(grain.DatasetIterator[Rows]):
         visits: grain.MapDataset,
         shape: RowShape,
         *,
-        rows: int,
+        batch: int,
+        own: Sequence[int],
         total: int,
         share: bool,
         window: int,
@@ -135,7 +132,8 @@ class Batches(grain.DatasetIterator[Rows]):
     ):
         super().__init__()
         self.shape = shape
-        self.rows = rows
+        self.rows = batch
+        self._own = frozenset(own)
         self.total = total
         self._visits = visits
         self._share = share
@@ -150,32 +148,34 @@ class Batches(grain.DatasetIterator[Rows]):
         if self._batch >= self.total:
             raise StopIteration
         self._batch += 1
-        rows = [self._row() for _ in range(self.rows)]
-        return stack(rows)
+        return stack([row for i in range(self.rows) if (row := self._row(i in self._own)) is not None])
 
-    def _row(self) -> Rows:
+    def _row(self, own: bool) -> Rows | None:
+        """The next row; None for another process's."""
         while self._next < len(self._visits):
             key, self._next = self._next, self._next + 1
             self._waiting[key] = self._visits[key]
             closed = self._packer.add(key, load(self._waiting[key], share=self._share))
             if closed is not None:
-                return self._take(closed)
-        closed = self._packer.close()
-        return empty(self.shape) if closed is None else self._take(closed)
+                return self._take(closed, own)
+        return self._take(self._packer.close() or [], own)
 
-    def _take(self, keys: list[int]) -> Rows:
-        return assemble([self._waiting.pop(key) for key in keys], self.shape, share=self._share)
+    def _take(self, keys: list[int], own: bool) -> Rows | None:
+        groups = [self._waiting.pop(key) for key in keys]
+        if not own:
+            return None
+        return assemble(groups, self.shape, share=self._share) if groups else empty(self.shape)
 
     def get_state(self) -> dict[str, Any]:
         """A JSON-ready state; the same whatever made it, so that a checkpoint of it can be compared."""
         return {"origin": self._origin, "batch": self._batch, "next": self._next, "open": self._packer.open_rows()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues from a state, bit for bit. Raises UserError where the data, seed or process count differ."""
+        """Continues from a state, bit for bit. Raises UserError where the data or the seed differ."""
         if state["origin"] != self._origin:
             raise UserError(
-                "the saved data position belongs to other data, another seed or another number of processes; "
-                "resume with what the run began with, or choose a new workdir"
+                "the saved data position belongs to other data or another seed; resume with what the run began with, "
+                "or choose a new workdir"
             )
         self._batch, self._next = state["batch"], state["next"]
         self._waiting = {key: self._visits[key] for row in state["open"] for key in row}

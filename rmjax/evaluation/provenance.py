@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 import rmjax
-from rmjax import json_file
+from rmjax import distributed, json_file
 from rmjax.errors import UserError
 from rmjax.evaluation.ledger import Prices, Spent
 from rmjax.progress import TALLY
@@ -73,7 +73,7 @@ class Provenance:
             UserError: the file cannot be written, or is there and broken; a broken price list.
         """
         self._path, self._start, self._prices = path, time.perf_counter(), Prices.usual()
-        before = json_file.read(path) if path.exists() else {}
+        before = distributed.first(lambda: json_file.read(path) if path.exists() else {})
         if not isinstance(before, dict):
             raise UserError(f"{path}: not a run's record; remove it, or give another workdir")
         devices = jax.devices()

@@ -58,6 +58,7 @@ class CalibrateJob:
 
     def calibrate(self, command: str) -> None:
         """`run`, on whatever mesh is set."""
+        self.model.require_own_weights("the calibrator is kept beside the weights that it is fitted for")
         if self.model.path and not Path(self.model.path).expanduser().is_dir():
             raise UserError(f"--model.path {self.model.path}: give a local directory; the calibrator is kept in it")
         directory = self.model.directory()

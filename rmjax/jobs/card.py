@@ -61,12 +61,17 @@ reward{"" if exact is None else " of the linear head"}. {reads(contract)}
 def facts(origin: Mapping[str, Any], exact: ExactHead | None) -> list[str]:
     """What the model was made from, as far as it is known."""
     out = [f"base model: `{origin['base']}`" if "base" in origin else "base model: not recorded"]
+    if "adapter" in origin:
+        out.append(f"a LoRA adapter is added to it: `{origin['adapter']}`")
+    if "quantise" in origin:
+        out.append(f"its matrices were rounded to {origin['quantise']}")
     if origin.get("data") and "labels" in origin:
         files = ", ".join(f"`{path}`" for path in origin["data"])
         out.append(f"trained on: {files}, {origin['labels']:,} labelled pairs, seed {origin.get('seed', 0)}")
     if "method" in origin:
         where = ", a head on the frozen base model" if origin.get("trunk") == "frozen" else ""
-        out.append(f"method: {origin['method']}{where}")
+        lora = f", adapters of rank {origin['rank']} upon it, added to its matrices" if "rank" in origin else ""
+        out.append(f"method: {origin['method']}{where}{lora}")
     if exact is not None:
         out.append(f"head: {type(exact.head).__name__}, on {', '.join(exact.pool)} of the hidden states")
     return out

@@ -31,6 +31,7 @@ from rmjax.jobs.study import Cells
 from rmjax.jobs.tuned_bench import RANKING, Bench
 from rmjax.jobs.workdir import begin
 from rmjax.methods.fine_tuning import Grm, MetaRm, Plain, ProtoRm, SimCse, Swav
+from rmjax.models.config import Lora
 from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
 from rmjax.training.step import check_microbatches
@@ -82,6 +83,8 @@ class CurveTuned:
     # beside the baseline; swav too, and with a language model grm-sft and grm-dpo
     methods: tuple[str, ...] = ("simcse", "metarm", "proto-rm")
     train: Train = Train(optimizer=Optimizer(), batch=8, epochs=2, dropout=0.05, freeze=4, quiet=True)
+    # adapters that are trained in the model's place, with its head; none in the lowest train.freeze layers
+    lora: Lora = Lora()
     search: Search = Search()  # of the learning rate; train.optimizer.learning-rate is not read
     lengths: PairLengths = PairLengths(max_length=128)
     devices: Devices = Devices()
@@ -101,6 +104,7 @@ class CurveTuned:
                 raise UserError(
                     f"train.{name}={value}: not read by these runs, which leave one line each; leave it out"
                 )
+        self.train.check_no_files()
         if (rate := self.train.optimizer.learning_rate) != Optimizer().learning_rate:
             raise UserError(f"train.optimizer.learning_rate={rate}: the search chooses among --search.rates; set those")
         for method in self.chosen().values():
@@ -119,7 +123,8 @@ class CurveTuned:
     def measure(self, command: str) -> None:
         """`run`, on whatever mesh is set."""
         train, test, hashes = self.data.load()
-        reward = load_model(self.model, length=self.lengths.max_length, flag="--lengths.max-length")
+        length = self.lengths.max_length
+        reward = load_model(self.model, length=length, flag="--lengths.max-length", lora=self.lora)
         if reward.model.head is not None:
             raise UserError(f"--model.path {self.model.path}: a reward model; start from the model it was made from")
         how, most = self.lengths, self.lengths.max_length
@@ -127,7 +132,10 @@ class CurveTuned:
         train = reward.limited(train, most=most, policy=how.train, usual="drop", flag=flag, what=what)
         flag, what = "--lengths.evaluation", "held-out pairs"
         test = reward.limited(test, most=most, policy=how.evaluation, usual="error", flag=flag, what=what)
-        bench, counts = Bench(reward, train, test, self.train, seed=self.seed), counts_of(self.labels, len(train))
+        bench, counts = (
+            Bench(reward, train, test, self.train, self.lora, seed=self.seed),
+            counts_of(self.labels, len(train)),
+        )
         bench.check(self.chosen().values())
         for number in range(self.search.draws):
             self.search_others(bench, number)
@@ -163,6 +171,7 @@ class CurveTuned:
         train, length = self.train, reward.chat.contract().get("length")
         cut = f"pairs cut to {length} tokens, " if length else ""
         frozen = f"the lowest {train.freeze} layers and the embeddings not trained, " if train.freeze else ""
+        frozen += f"adapters of rank {self.lora.rank} upon the model, " if self.lora.rank else ""
         return (
             f"{cut}{frozen}{train.steps or train.epochs} {'updates' if train.steps else 'epochs'} of {train.batch} "
             f"rows, dropout {train.dropout:g}"

@@ -40,6 +40,6 @@ def saved_prompt(path: Path) -> JudgePrompt | None:
 
 
 def load_judge(path: Path, source: ModelSource, prompt: JudgePrompt, sampling: Sampling, *, seed: int) -> Judge:
-    """A judge from a directory, with `source`'s dtype and template."""
+    """A judge from a directory, loaded as `source` says."""
     model, params, chat = dataclasses.replace(source, path=str(path)).load()
     return Judge(model=model, params=params, chat=chat, prompt=prompt, sampling=sampling, seed=seed)

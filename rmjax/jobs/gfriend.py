@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from rich.console import Console
 
@@ -22,13 +22,14 @@ from rmjax.jobs.evaluation import Evaluation, judge_items
 from rmjax.jobs.export import export_judge, load_judge
 from rmjax.jobs.gfriend_report import conclude
 from rmjax.jobs.lengths import Lengths
-from rmjax.jobs.sources import ModelSource, Pairs
+from rmjax.jobs.sources import ModelSource, Pairs, with_adapters
 from rmjax.jobs.workdir import Workdir, begin
 from rmjax.judging.judge import Judge
 from rmjax.judging.prompts import JSON_JUDGE, JudgePrompt
 from rmjax.judging.verdicts import Labels
 from rmjax.methods import gfriend
 from rmjax.methods.gfriend import Gfriend, round_seed
+from rmjax.models.config import Lora
 from rmjax.records import Demonstration, Judgment, Preference, content_id
 from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
@@ -40,6 +41,7 @@ console = Console()
 class GfriendJob:
     """SFT -> sample -> refine -> M-DPO -> evaluate -> export. The same command continues an interrupted run."""
 
+    processes: ClassVar[bool] = True  # several can do it together
     workdir: str = "runs/gfriend"  # every stage leaves its files here
     model: ModelSource = ModelSource()
     data: Pairs = Pairs()
@@ -50,6 +52,7 @@ class GfriendJob:
         optimizer=Optimizer(learning_rate=1e-5, warmup=0.1, schedule="linear"), batch=4, epochs=3, save_every=100
     )
     method: Gfriend = Gfriend(constrained=True)
+    lora: Lora = Lora()  # adapters that are trained in the model's place; every stage's export has them merged
     lengths: Lengths = Lengths()
     evaluation: Evaluation = Evaluation()
     devices: Devices = Devices()
@@ -80,7 +83,7 @@ class GfriendJob:
         base = self.model.directory()
         judge = self.judge(base)
         for how in self.trainings():
-            how.check(judge.model)
+            how.check(self.tuned(judge).model)
         hints = self.method.refinement.hints > 0
         sampler = dataclasses.replace(judge, constrained=self.method.constrained)
         train = self.lengths.fitting(sampler, train, policy=self.lengths.train, what="training pairs", hints=hints)
@@ -139,22 +142,35 @@ class GfriendJob:
         work.stage(name, run)
 
     def judge(self, path: Path) -> Judge:
-        """The judge of an exported policy, with the method's sampling."""
-        return load_judge(path, self.model, self.prompt, self.method.sampling, seed=self.seed)
+        """The judge of the model or of an exported policy, with the method's sampling."""
+        model, params, chat = self.model.of_stage(path, self.lora)
+        how = {"prompt": self.prompt, "sampling": self.method.sampling, "seed": self.seed}
+        return Judge(model=model, params=params, chat=chat, **how)
+
+    def hand_on(self, folder: Path, judge: Judge) -> None:
+        """Writes a stage's export, for others and for the next stage."""
+        export_judge(folder / "export", judge)
+        self.model.keep_adapters(folder / "export", judge.model, judge.params)
+
+    def tuned(self, judge: Judge) -> Judge:
+        """What is trained: the judge, with its adapters, or with new ones where they are asked for."""
+        model, params = with_adapters(judge.model, judge.params, self.lora, seed=self.seed)
+        return dataclasses.replace(judge, model=model, params=params)
 
     def sft_stage(self, base: Path, demonstrations: Sequence[Demonstration], folder: Path) -> Mapping[str, Any]:
         judge = self.judge(base)
         if demonstrations:
-            judge = gfriend.sft(judge, demonstrations, dataclasses.replace(self.sft, seed=self.seed), folder=folder)
+            train = dataclasses.replace(self.sft, seed=self.seed)
+            judge = gfriend.sft(self.tuned(judge), demonstrations, train, folder=folder)
         else:
             console.print("no --demonstrations: SFT is skipped, the model itself is the first judge and the reference")
-        export_judge(folder / "export", judge)
+        self.hand_on(folder, judge)
         return {"demonstrations": len(demonstrations)}
 
     def sample_stage(self, policy: Path, train: Sequence[Preference], number: int, folder: Path) -> Mapping[str, Any]:
-        judge = self.judge(policy)
-        path = folder / "judgments.jsonl"
-        judgments = gfriend.sample(judge, train, self.method, seed=round_seed(self.seed, number), path=path)
+        path, seed = folder / "judgments.jsonl", round_seed(self.seed, number)
+        with self.devices.own():
+            judgments = gfriend.sample(self.judge(policy), train, self.method, seed=seed, path=path)
         return {"items": len(train), "judgments": len(judgments), "tokens": sum(len(j.tokens) for j in judgments)}
 
     def refine_stage(
@@ -164,9 +180,10 @@ class GfriendJob:
         left = {p.id for p in train}
         judgments = jsonl.read(work / f"sample-{number}" / "judgments.jsonl", Judgment)
         judgments = [j for j in judgments if j.item in left]
-        judge = self.judge(policy)
         seed = round_seed(self.seed, number)
-        refined = gfriend.refine(judge, train, judgments, self.method, seed=seed, folder=folder)
+        with self.devices.own():
+            judge = self.judge(policy)
+            refined = gfriend.refine(judge, train, judgments, self.method, seed=seed, folder=folder)
         jsonl.write(folder / "graded.jsonl", refined.graded)
         jsonl.write(folder / "groups.jsonl", refined.groups)
         json_file.write(folder / "table.json", dataclasses.asdict(refined.table))
@@ -176,8 +193,9 @@ class GfriendJob:
     def mdpo_stage(self, policy: Path, number: int, work: Workdir, folder: Path) -> Mapping[str, Any]:
         groups = jsonl.read(work / f"refine-{number}" / "groups.jsonl", Group)
         method = dataclasses.replace(self.method, train=dataclasses.replace(self.method.train, seed=self.seed))
-        judge = gfriend.mdpo(self.judge(policy), groups, method, folder=folder, name=f"M-DPO, round {number}")
-        export_judge(folder / "export", judge)
+        start = self.tuned(self.judge(policy))
+        judge = gfriend.mdpo(start, groups, method, folder=folder, name=f"M-DPO, round {number}")
+        self.hand_on(folder, judge)
         return {"groups": len(groups), "pairs": sum(len(g.pairs) for g in groups)}
 
     def evaluate_stage(
@@ -189,11 +207,14 @@ class GfriendJob:
         for name, slug, path in ((first, "first", work / "sft" / "export"), ("GFRIEND", "gfriend", policy)):
             start = time.perf_counter()
             path_of = folder / f"{slug}.judgments.jsonl"
-            _, found = judge_items(self.judge(path), held, self.evaluation, path=path_of)
+            with self.devices.own():
+                _, found = judge_items(self.judge(path), held, self.evaluation, path=path_of)
             write_scores(folder / f"{slug}.scores.jsonl", from_verdicts(held, found))
             rows[name] = {"slug": slug, "seconds": round(time.perf_counter() - start, 3)}
         return {"rows": rows}
 
     def export_stage(self, policy: Path, work: Workdir) -> Mapping[str, Any]:
-        export_judge(work / "export", self.judge(policy))
+        whole = dataclasses.replace(self.model, adapter="", quantise="none")  # not rounded once more
+        judge = load_judge(policy, whole, self.prompt, self.method.sampling, seed=self.seed)
+        export_judge(work / "export", judge)
         return {"path": str(work / "export")}

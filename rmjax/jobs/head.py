@@ -133,7 +133,7 @@ class HeadJob:
         head, params, kinds = bench.served(fitted, method, start.model.pool)
         model = start.model.with_head(head, kinds)
         reward = dataclasses.replace(start, model=model, params={**start.params, "head": params})
-        origin = {"base": self.model.path, "labels": len(train), "seed": self.seed, "data": data}
+        origin = {**self.model.origin, "labels": len(train), "seed": self.seed, "data": data}
         origin |= {"method": title, "trunk": "frozen"}
         known = None
         if not hf.expressible(model):
@@ -153,7 +153,7 @@ class HeadJob:
     def evaluate_stage(self, tests: FeaturedPairs, work: Workdir, folder: Path) -> Mapping[str, Any]:
         """Scores the held-out pairs with the exported model, which must give what the fit gave."""
         export, held = work / "export", tests.items
-        reward = load_reward(dataclasses.replace(self.model, path=str(export), template="auto"))
+        reward = load_reward(self.model.plain(export))
         found = reward.rewards(held)
         fitted = np.array(json_file.read(work / "fit" / "fitted.json")["held_out_differences"])
         apart = rewards_differ(export, fitted, found[:, 0].astype(np.float64) - found[:, 1], "the fitted head's")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import tyro
 from rich.console import Console
@@ -39,6 +39,7 @@ console = Console()
 class JudgeJob:
     """Judges every pair of a file, both orders by default; writes scores.jsonl, judgments.jsonl, summary.json."""
 
+    processes: ClassVar[bool] = True  # several can do it together
     workdir: str = "runs/judge"
     model: ModelSource = ModelSource()
     data: PairFile = PairFile()
@@ -55,7 +56,7 @@ class JudgeJob:
 
     def run(self, command: str = "") -> None:
         """Judges what is not judged yet, on all devices, and prints the summary."""
-        with self.devices.use():
+        with self.devices.use(), self.devices.own():
             self.judge(command)
 
     def judge(self, command: str) -> None:

@@ -21,13 +21,14 @@ from rmjax.jobs.export import load_judge, saved_prompt
 from rmjax.jobs.lengths import kept
 from rmjax.jobs.prompts import PromptFile
 from rmjax.jobs.rmboost import Judging
-from rmjax.jobs.sources import ModelSource, Pairs
+from rmjax.jobs.sources import ModelSource, Pairs, with_adapters
 from rmjax.jobs.workdir import Workdir, begin
 from rmjax.judging.prompts import JSON_JUDGE
 from rmjax.judging.verdicts import Labels
 from rmjax.methods import proxy_oracle
 from rmjax.methods.proxy_oracle import Bought, Evaluator, Policy, ProxyOracle, Responses
 from rmjax.models import hf
+from rmjax.models.config import Lora
 from rmjax.objectives.reference import slot_scores
 from rmjax.objectives.scores import LogProb
 from rmjax.oracles.budget import Budget
@@ -84,6 +85,7 @@ class ProxyJob:
     )
     selection: Literal[tuple(STRATEGIES)] = "random"  # which labels to buy
     method: ProxyOracle = ProxyOracle()
+    lora: Lora = Lora()  # adapters that are trained in the policy's place; every stage's export has them merged
     source: Source = Column()
     devices: Devices = Devices()
     seed: int = 0
@@ -128,7 +130,7 @@ class ProxyJob:
         method, base = self.chosen(), self.model.directory()
         policy = self.policy(base)
         for how in self.trainings():
-            how.check(policy.model)
+            how.check(self.tuned(policy).model)
         items, held, hashes = self.load(policy)
         method.check_pool(len(items))
         demonstrations = []
@@ -164,8 +166,18 @@ class ProxyJob:
         return self.source.data.path if isinstance(self.source, Column) else self.source.judge.model.path
 
     def policy(self, path: Path) -> Policy:
-        """The policy of a directory."""
-        return Policy(*dataclasses.replace(self.model, path=str(path)).load())
+        """The policy of the model or of an exported one."""
+        return Policy(*self.model.of_stage(path, self.lora))
+
+    def hand_on(self, folder: Path, policy: Policy) -> None:
+        """Writes a stage's export, for others and for the next stage."""
+        export(folder / "export", policy)
+        self.model.keep_adapters(folder / "export", policy.model, policy.params)
+
+    def tuned(self, policy: Policy) -> Policy:
+        """What is trained: the policy, with its adapters, or with new ones where they are asked for."""
+        model, params = with_adapters(policy.model, policy.params, self.lora, seed=self.seed)
+        return dataclasses.replace(policy, model=model, params=params)
 
     def load(self, policy: Policy) -> tuple[Sequence[Any], Sequence[Any], dict[str, str]]:
         """(pairs or prompts to work on, held-out ones, hashes). UserError for a bad file or source."""
@@ -209,10 +221,10 @@ class ProxyJob:
     def sft_stage(self, policy: Policy, demonstrations: Sequence[Any], folder: Path) -> Mapping[str, Any]:
         if demonstrations:
             train = dataclasses.replace(self.sft, seed=self.seed)
-            policy = proxy_oracle.sft(policy, demonstrations, train, folder)
+            policy = proxy_oracle.sft(self.tuned(policy), demonstrations, train, folder)
         else:
             console.print("no --demonstrations: SFT is skipped, the model itself is the seed policy and the reference")
-        export(folder / "export", policy)
+        self.hand_on(folder, policy)
         return {"demonstrations": len(demonstrations)}
 
     def respond_stage(self, policy: Policy, items: Sequence[Any], folder: Path) -> Mapping[str, Any]:
@@ -231,7 +243,7 @@ class ProxyJob:
     ) -> Mapping[str, Any]:
         purse = Budget(self.oracle(items, folder, "bought"), method.budget, path=folder / "votes.jsonl", part=16)
         try:
-            bought = proxy_oracle.buy(policy, responses, purse, method, seed=self.seed)
+            bought = proxy_oracle.buy(self.tuned(policy), responses, purse, method, seed=self.seed)
         finally:
             purse.close()
         proxy_oracle.bought_groups(responses, bought)  # refuses labels that teach nothing, before they are written
@@ -249,7 +261,8 @@ class ProxyJob:
         method: ProxyOracle,
         folder: Path,
     ) -> Mapping[str, Any]:
-        evaluator = proxy_oracle.evaluation_model(policy, responses, bought, method, seed=self.seed, folder=folder)
+        start = self.tuned(policy)
+        evaluator = proxy_oracle.evaluation_model(start, responses, bought, method, seed=self.seed, folder=folder)
         export(folder / "export", dataclasses.replace(policy, model=evaluator.model, params=evaluator.params))
         scores = evaluator.scores(responses)
         jsonl.write(
@@ -291,7 +304,8 @@ class ProxyJob:
         groups = [*proxy_oracle.bought_groups(responses, bought), *given]
         # The first two, which were for sale, may all be shorter than a pair that was given.
         pool = [r.group(*r.longest) for r in responses if len(r.texts) > 1]
-        export(folder / "export", proxy_oracle.dpo(policy, groups, method, seed=self.seed, folder=folder, pool=pool))
+        start = self.tuned(policy)
+        self.hand_on(folder, proxy_oracle.dpo(start, groups, method, seed=self.seed, folder=folder, pool=pool))
         return {"pairs": len(groups)}
 
     def evaluate_stage(

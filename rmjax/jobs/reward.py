@@ -22,11 +22,11 @@ from rmjax.decoding import decode
 from rmjax.errors import UserError
 from rmjax.evaluation.calibrator import Calibrator
 from rmjax.jobs.lengths import Policy, Record, kept
-from rmjax.jobs.sources import ModelSource
+from rmjax.jobs.sources import OFF, ModelSource
 from rmjax.methods import nearest
 from rmjax.methods.bradley_terry import groups_of
 from rmjax.models import head_file, hf
-from rmjax.models.config import EncoderConfig
+from rmjax.models.config import EncoderConfig, Lora
 from rmjax.models.head_file import StandIn
 from rmjax.models.model import Model
 from rmjax.models.pooling import Pool
@@ -34,8 +34,8 @@ from rmjax.objectives.reference import slot_scores
 from rmjax.objectives.scores import Scalar
 from rmjax.records import Demonstration, Preference
 from rmjax.sampling.journal import fingerprint
+from rmjax.sharding import current_mesh
 from rmjax.training import features
-from rmjax.training.state import current_mesh
 
 console = Console()
 ORIGIN, CALIBRATION = "rmjax_reward.json", "rmjax_calibration.json"
@@ -145,12 +145,13 @@ def needs(groups: Sequence[Group]) -> list[tuple[int, int]]:
     return [(len(g.prompt), max(map(len, g.completions))) for g in groups]
 
 
-def load_model(source: ModelSource, *, length: int = 0, flag: str = "--max-length") -> RewardModel:
+def load_model(source: ModelSource, *, length: int = 0, flag: str = "--max-length", lora: Lora = OFF) -> RewardModel:
     """A decoder or encoder with its token contract; it may lack a head.
 
     Args:
         length: tokens of an encoder's pair at most; 0: what it was trained with, or else its positions.
         flag: the length's name on the command line.
+        lora: of the adapters that will be trained, but are not there yet (`ModelSource.network`).
 
     Raises:
         UserError: what the loaders refuse, a template for an encoder, which has none, or a length that it cannot read
@@ -159,13 +160,12 @@ def load_model(source: ModelSource, *, length: int = 0, flag: str = "--max-lengt
     directory = source.directory()
     found = hf.load_model(directory)
     if not isinstance(found.config, EncoderConfig):
-        model, params, chat = source.load()
+        model, params, chat = source.load(lora)
         return RewardModel(model=model, params=params, chat=chat)
     if source.template != "auto":
         raise UserError(f"--model.template {source.template}: an encoder reads a pair of texts; leave it auto")
     length = pair_length(directory, found, length, flag)
-    model, params = hf.load(directory, mesh=current_mesh())
-    model = model.with_config(dtype=source.dtype, remat=source.remat)
+    model, params = source.network(lora)
     return RewardModel(
         model=model, params=params, chat=TextPair.load(directory, length=length, vocab=model.config.vocab)
     )
@@ -198,12 +198,15 @@ def load_reward(source: ModelSource, *, length: int = 0) -> RewardModel:
     Raises:
         UserError: no reward head, a weight that is not a number, or anything that `load_model` refuses.
     """
-    if hf.load_model(source.directory()).head is None:
-        raise UserError(
-            f"--model.path {source.path}: a model without a reward head (config.json names no "
-            "...ForSequenceClassification); train one first: python -m rmjax.launch train"
-        )
+    headless = UserError(
+        f"--model.path {source.path}: a model without a reward head (config.json names no "
+        "...ForSequenceClassification); train one first: python -m rmjax.launch train"
+    )
+    if not source.adapter and hf.load_model(source.directory()).head is None:
+        raise headless
     reward = load_model(source, length=length)
+    if reward.model.head is None:  # nor has the adapter one
+        raise headless
     for path, leaf in jax.tree_util.tree_leaves_with_path(reward.params):
         if not bool(jnp.all(jnp.isfinite(leaf))):
             name = ".".join(str(key.key) for key in path)
@@ -225,6 +228,9 @@ def export_reward(
 ) -> float:
     """Writes the directory, reads it again and compares the rewards of a few pairs; returns the largest difference.
 
+    Adapters are added to their matrices, and int8 weights written as what they stand for: the plain model that is left
+    is what is compared with. By how much its rewards differ from those of the model that was trained is printed.
+
     transformers loads it as AutoModelForSequenceClassification with one label. Where it has no class for the head or
     its pooling, the exact head goes into files of its own, which rmjax reads, and transformers gets the nearest linear
     one, whose gap is printed and kept (`models/head_file.py`, `methods/nearest.py`).
@@ -241,6 +247,11 @@ def export_reward(
         UserError: the directory cannot be written, or what it holds scores differently.
     """
     chat, before, linear = reward.chat, linear, None
+    few, given = probes[:PROBES], reward
+    if not given.model.plain:
+        reward = merged(given)
+        gap = float(np.abs(given.rewards(few).astype(np.float64) - reward.rewards(few)).max())
+        console.print(f"merged for the export: rewards change by at most {gap:.0e}")
     if not hf.expressible(reward.model):
         if known is None:
             known = features_of(reward, nearest.pool(reward.model), probes), reward.rewards(probes)
@@ -268,14 +279,20 @@ def export_reward(
         files=files,
         stand_in=linear,
     )
-    back = load_reward(dataclasses.replace(source, path=str(path), template="auto"))
-    few = probes[:PROBES]
-    difference = rewards_differ(path, reward.rewards(few), back.rewards(few), "the trained one's")
+    wanted, reward = reward.rewards(few), given  # merged parameters make room for those that are read
+    back = load_reward(source.plain(path))
+    difference = rewards_differ(path, wanted, back.rewards(few), "the trained one's")
     if linear is not None:
         said = linear_part(reward, path).rewards(few)
         meant = dataclasses.replace(reward, model=linear.model, params=linear.params).rewards(few)
         rewards_differ(path, meant, said, "the linear head's that was fitted, in what transformers reads,")
     return difference
+
+
+def merged(reward: RewardModel) -> RewardModel:
+    """The plain model that scores alike: no adapters, all parameters float32."""
+    model, params = reward.model.merged(reward.params, mesh=current_mesh())
+    return dataclasses.replace(reward, model=model, params=params)
 
 
 def rewards_differ(path: Path, before: np.ndarray, after: np.ndarray, whose: str) -> float:

@@ -65,6 +65,8 @@ class ExportJob:
 
     def export(self, command: str) -> None:
         """`run`, on whatever mesh is set."""
+        if self.model.quantise != "none":
+            raise UserError(f"--model.quantise {self.model.quantise}: an export would keep its rounding; leave it out")
         source = self.data.read()
         directory = self.model.directory()
         target = Path(self.workdir) / "export"
@@ -74,8 +76,9 @@ class ExportJob:
         items = reward.limited(
             source.records, most=self.max_length, policy=self.overlong, usual="error", flag="--overlong", what="pairs"
         )
-        kept = load_calibrator(directory, reward)
-        origin = origin_of(directory) or {"base": self.model.path}
+        kept = None if self.model.adapter else load_calibrator(directory, reward)  # it is of the base's weights
+        adapter = {"adapter": self.model.adapter} if self.model.adapter else {}
+        origin = {**(origin_of(directory) or {"base": self.model.path}), **adapter}
         seen = source.hash in dict(origin.get("data", {})).values()
         seed = origin.get("seed", 0)
         work, provenance = begin(

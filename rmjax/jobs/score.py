@@ -13,13 +13,13 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from rmjax import json_file, jsonl
+from rmjax import distributed, json_file, jsonl
 from rmjax.bounds import LAST_SEED, require
 from rmjax.config import to_json
 from rmjax.data import packing
@@ -48,6 +48,7 @@ Line = TypeVar("Line", ItemScore, ResponseScore)
 class ScoreJob:
     """Scores every answer with a reward model; writes scores.jsonl, report.html, summary.json, RewardBench's files."""
 
+    processes: ClassVar[bool] = True  # several can do it together
     workdir: str = "runs/score"
     model: ModelSource = ModelSource()  # an export of train, or any classifier with one label
     data: PairFile = PairFile()
@@ -159,6 +160,7 @@ def in_parts(
     with jsonl.Appender(path, type_) as file:
         out = file.existing
         before = json_file.read(clock)["seconds"] if out and clock.exists() else 0.0
+        out, before = distributed.agree((out, before))
         if [line.id for line in out] != [item.id for item in items[: len(out)]]:
             raise UserError(f"{path}: holds scores of other items; remove the file to score anew")
         if len(out) == len(items):

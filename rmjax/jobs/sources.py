@@ -9,18 +9,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 from rich.console import Console
 
+from rmjax import distributed
 from rmjax.data.chat import Chat
 from rmjax.data.sources import Source, read_preferences
 from rmjax.errors import UserError
-from rmjax.models import hf
-from rmjax.models.config import EncoderConfig
+from rmjax.models import hf, peft
+from rmjax.models.config import EncoderConfig, Lora, Remat
 from rmjax.models.model import Model
 from rmjax.records import Preference, content_id
-from rmjax.training.state import current_mesh
+from rmjax.sharding import current_mesh
 
 console = Console()
+OFF = Lora()
+APART = "adapter"  # beside the merged weights of a stage: the adapters that were added to them
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -32,7 +36,14 @@ class ModelSource:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters stay float32
     # chat: the tokenizer's own template; raw: plain text; auto: chat if it has one
     template: Literal["auto", "chat", "raw"] = "auto"
-    remat: bool = False  # recompute activations in the backward pass: less memory, more time
+    remat: Remat = "none"  # what of a layer is kept for the backward pass; full: nothing: less memory, more time
+    adapter: str = ""  # a LoRA adapter of PEFT's, a directory or a hub id: added to the model's matrices
+    # int8: matrices kept in a byte a weight, tables in two; to be scored with, or trained with --lora.rank
+    quantise: Literal["none", "int8"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.quantise not in ("none", "int8"):
+            raise UserError(f"model.quantise={self.quantise!r}: not one of none, int8")
 
     def directory(self) -> Path:
         """The local directory; a hub id is downloaded.
@@ -42,25 +53,43 @@ class ModelSource:
         """
         if not self.path:
             raise UserError("--model.path is empty: give a Hugging Face directory or a hub id")
-        local = Path(self.path).expanduser()
-        if local.is_dir():
-            return local
-        if local.exists():
-            raise UserError(f"--model.path {self.path} is a file: give the directory that holds config.json")
-        if not HUB_ID.match(self.path) or self.path.startswith((".", "/")):
-            raise UserError(f"--model.path {self.path}: no such directory, and not a hub id (owner/name)")
-        from huggingface_hub import snapshot_download
+        return fetched(self.path, "--model.path", "config.json")
 
-        try:
-            wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
-            return Path(snapshot_download(self.path, allow_patterns=wanted))
-        except Exception as e:  # the hub raises many types; the user needs the one line
-            raise UserError(
-                f"--model.path {self.path}: no such directory, and the hub says: {str(e).splitlines()[0]}"
-            ) from e
+    def network(self, lora: Lora = OFF) -> tuple[Model, Any]:
+        """The model, with or without a head, and its parameters, laid out over the mesh that is set.
 
-    def load(self) -> tuple[Model, Any, Chat]:
-        """A language model, its float32 parameters (laid out over the mesh that is set) and its token contract.
+        Args:
+          lora: of the adapters that will be trained. Beside them matrices are kept in bfloat16 where activations are,
+            which changes nothing that is computed; else parameters are float32, or what `quantise` says.
+
+        Raises:
+          UserError: `directory`'s and the loaders' errors.
+        """
+        directory, mesh = self.directory(), current_mesh()
+        weights = "int8" if self.quantise == "int8" else self.dtype if lora.rank else "float32"
+        model = hf.load_model(directory).with_config(dtype=self.dtype, remat=self.remat, weights=weights)
+        if not self.adapter:
+            return model, hf.load_params(directory, model, mesh=mesh)
+        return peft.load_merged(fetched(self.adapter, "--model.adapter", peft.CONFIG), directory, model, mesh=mesh)
+
+    def require_own_weights(self, why: str) -> None:
+        """Raises UserError where what is loaded is not what the directory holds."""
+        for name, value, usual in (("adapter", self.adapter, ""), ("quantise", self.quantise, "none")):
+            if value != usual:
+                raise UserError(f"--model.{name} {value}: {why}; leave it out")
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What of the source an export keeps."""
+        adapter = {"adapter": self.adapter} if self.adapter else {}
+        return {"base": self.path, **adapter, **({} if self.quantise == "none" else {"quantise": self.quantise})}
+
+    def plain(self, path: Path | str) -> ModelSource:
+        """Of a directory that was exported with the model: whole, with its own contract."""
+        return ModelSource(path=str(path), dtype=self.dtype, remat=self.remat)
+
+    def load(self, lora: Lora = OFF) -> tuple[Model, Any, Chat]:
+        """A language model, its parameters (`network`) and its token contract.
 
         Raises:
           UserError: `directory`'s and the loaders' errors, or an encoder, which cannot write.
@@ -71,11 +100,53 @@ class ModelSource:
                 f"--model.path {self.path}: an encoder cannot write, and this job needs a language model; encoders are "
                 "for the jobs train, head, score, calibrate, export, verify, strength, noise, curve and transfer"
             )
-        model, params = hf.load(directory, mesh=current_mesh())
-        model = model.with_config(dtype=self.dtype, remat=self.remat)
+        model, params = self.network(lora)
         chat = Chat.load(directory, template=self.template)
         chat.require_vocab(model.config.vocab)
         return model, params, chat
+
+    def of_stage(self, path: Path, lora: Lora = OFF) -> tuple[Model, Any, Chat]:
+        """What a stage of a job handed on in `path`; where `path` is this source's own directory, what `load` gives.
+
+        Adapters that the stage kept (`keep_adapters`) are put beside the base again, to be used and trained further:
+        rounded to int8 with the weights that they were added to, small changes would be lost.
+        """
+        if path == self.directory():
+            return self.load(lora)
+        if not distributed.first((path / APART).is_dir):
+            return dataclasses.replace(self, path=str(path), adapter="").load(lora)
+        model, params, chat = self.load(lora)
+        return *peft.load(path / APART, model, params, mesh=current_mesh()), chat
+
+    def keep_adapters(self, path: Path, model: Model, params: Any) -> None:
+        """Writes the adapters of a stage's model, where it has any, beside its merged weights, for `of_stage`."""
+        if model.config.lora is not None:
+            peft.save(path / APART, model, params, base=self.path)
+
+
+def fetched(path: str, flag: str, holds: str) -> Path:
+    """The local directory of a path or hub id; a hub id is downloaded. UserError where it is neither."""
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists():
+        raise UserError(f"{flag} {path} is a file: give the directory that holds {holds}")
+    if not HUB_ID.match(path) or path.startswith((".", "/")):
+        raise UserError(f"{flag} {path}: no such directory, and not a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
+        return Path(snapshot_download(path, allow_patterns=wanted))
+    except Exception as e:  # the hub raises many types; the user needs the one line
+        raise UserError(f"{flag} {path}: no such directory, and the hub says: {str(e).splitlines()[0]}") from e
+
+
+def with_adapters(model: Model, params: Any, lora: Lora, *, seed: int) -> tuple[Model, Any]:
+    """The model with new adapters to train, where a rank is given and it has none yet; else as it is."""
+    if not lora.rank or model.config.lora is not None:
+        return model, params
+    return model.with_adapters(params, lora, jax.random.key(seed), mesh=current_mesh())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

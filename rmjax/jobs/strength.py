@@ -23,6 +23,7 @@ from rmjax.jobs.strength_report import Strengths
 from rmjax.jobs.train import TrainJob
 from rmjax.jobs.workdir import begin
 from rmjax.methods.strength import StrengthEnsemble, score
+from rmjax.models.config import Lora
 from rmjax.records import Preference
 from rmjax.refine import strength
 from rmjax.refine.treatments import Treatment
@@ -50,6 +51,7 @@ class StrengthJob:
     trunk: Literal["frozen", "tuned"] = "frozen"  # members: linear heads on features, or models that are fine-tuned
     ensemble: StrengthEnsemble = StrengthEnsemble()  # bootstrap, axes and penalties are for heads
     train: Train = TrainJob.train  # of tuned members; a member's seed decides the order of its pairs
+    lora: Lora = Lora()  # tuned members are adapters, one each, and their heads, upon the model that they share
     treatment: Treatment = Treatment()
     overlong: Policy = "drop"  # pairs longer than a decoder can read; an encoder's contract cuts them, and says so
     features: str = "runs/features"  # where features are kept: they are computed once for a model and its data
@@ -62,6 +64,8 @@ class StrengthJob:
         if self.trunk == "frozen":
             if self.train != TrainJob.train:
                 raise UserError("train: no setting of it counts for heads on a frozen trunk; add --trunk tuned")
+            if self.lora.rank:
+                raise UserError(f"lora.rank={self.lora.rank}: is for members that are tuned; add --trunk tuned")
             return
         ignored = {f"ensemble.{name}": (self.ensemble, name) for name in ("bootstrap", "axes", "penalties")}
         for what, (owner, name) in {**ignored, "features": (self, "features")}.items():
@@ -85,9 +89,9 @@ class StrengthJob:
         self.treatment(strength.annotate(items, np.zeros((1, len(items)))))  # a column in the way is said now
         if self.known:
             known_wrong(items, self.known)  # said now; taken of what is left below
-        members = Members(ensemble=self.ensemble, train=self.train, seed=self.seed)
+        members = Members(ensemble=self.ensemble, train=self.train, lora=self.lora, seed=self.seed)
         tuned = self.trunk == "tuned"
-        start = load_model(self.model)
+        start = load_model(self.model, lora=self.lora)
         items = start.fitting(items, most=0, policy=self.overlong, what="pairs")
         wrong = known_wrong(items, self.known) if self.known else None
         if tuned:
@@ -103,7 +107,7 @@ class StrengthJob:
         )
         penalty = {}
         if tuned:
-            differences, how = members.differences(start, items, work), self.ensemble.words("fine-tuned models")
+            differences, how = members.differences(start, items, work), self.ensemble.words(members.kind)
         else:
             features = cached(self.features, start.model, start.params, start.chat, items)
             scored = score(features, items, self.ensemble, seed=self.seed)

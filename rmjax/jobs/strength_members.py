@@ -1,7 +1,8 @@
 """Members of a strength ensemble that are whole models: each is the train job's, with the next seed.
 
 The paper's way (arXiv:2401.06080, section 2.1): M models from one checkpoint, each with the pairs in its own order. A
-reward head that the checkpoint lacks is drawn anew for each. Held-out scoring, which the paper does not have, trains a
+reward head that the checkpoint lacks is drawn anew for each. With LoRA each has an adapter of its own, from its own
+seed, and the model beside it is the same arrays for all. Held-out scoring, which the paper does not have, trains a
 member once for every part of the pairs, on all others.
 """
 
@@ -18,9 +19,11 @@ from jaxtyping import Bool, Float, Int
 from rmjax.data import packing
 from rmjax.data.rows import Group
 from rmjax.jobs.reward import RewardModel
+from rmjax.jobs.sources import OFF
 from rmjax.jobs.train import TrainJob, drawn
 from rmjax.jobs.workdir import Workdir
 from rmjax.methods.strength import StrengthEnsemble, as_labelled, parts
+from rmjax.models.config import Lora
 from rmjax.models.heads import Linear
 from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.reference import slot_scores
@@ -38,6 +41,12 @@ class Members:
     ensemble: StrengthEnsemble
     train: Train
     seed: int
+    lora: Lora = OFF  # with a rank: a member is an adapter and a head, upon the one model that all share
+
+    @property
+    def kind(self) -> str:
+        """What the members are, in words."""
+        return f"adapters of rank {self.lora.rank}" if self.lora.rank else "fine-tuned models"
 
     def check(self, reward: RewardModel, records: Sequence[Preference]) -> None:
         """Raises UserError, before any work is done, where a training would refuse the model or the pairs."""
@@ -51,7 +60,7 @@ class Members:
 
     def drawn(self, reward: RewardModel, member: int) -> RewardModel:
         """The model that a member begins with."""
-        return drawn(reward, Linear(), seed=self.seed + member)
+        return drawn(reward, Linear(), seed=self.seed + member, lora=self.lora)
 
     def differences(
         self, reward: RewardModel, records: Sequence[Preference], work: Workdir

@@ -74,6 +74,8 @@ class Study:
         if self.baseline not in {*keys, *(e.name for e in self.entries), ""}:
             raise UserError(f"study: baseline={self.baseline!r} is no row of it; rows: {'; '.join(keys)}")
         for e in self.entries:
+            if e.labels:
+                e.method.train.check_no_files(f"study: {e.key!r}: train")
             if e.like and e.like not in searched:
                 raise UserError(f"study: {e.key!r} is like {e.like!r}, which is no searched row: {'; '.join(searched)}")
         require("", self, "demonstrations", "max_new_tokens", "draws", "dev", "test", least=1)

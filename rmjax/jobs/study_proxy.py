@@ -94,6 +94,8 @@ class StudyProxy:
         for name, train in trainings.items():
             if train.seed:
                 raise UserError(f"{name}.seed={train.seed}: the study's own seeds decide; leave it out")
+            if name != "sft":
+                train.check_no_files(name)
         for budget, name, point in itertools.product(self.budgets, self.selections, self.grid):
             self.at(budget, name, point).check_pool(self.pool)
 

@@ -111,6 +111,8 @@ class StudyRmboost:
             raise UserError("world.skill and world.judging.faults: the settings' own decide; leave both as they are")
         if self.sft.seed or self.reward.seed:
             raise UserError("sft.seed and reward.seed: the study's own --seeds decide; leave both 0")
+        self.sft.check_no_files("sft")
+        self.reward.check_no_files("reward")
 
     def run(self, command: str = "") -> None:
         """Runs every cell that is missing, writes the tables; on all devices."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import tyro
 from rich.console import Console
 
-from rmjax import jsonl
+from rmjax import distributed, jsonl
 from rmjax.bounds import LAST_SEED, require
 from rmjax.data.loads import load
 from rmjax.data.rows import Group
@@ -20,19 +20,21 @@ from rmjax.evaluation.pairwise import ItemScore, from_scores
 from rmjax.evaluation.summary import write_scores
 from rmjax.jobs.devices import Devices
 from rmjax.jobs.reward import PairLengths, RewardModel, export_reward, load_model, load_reward
-from rmjax.jobs.sources import ModelSource, Pairs
+from rmjax.jobs.sources import OFF, ModelSource, Pairs, with_adapters
 from rmjax.jobs.train_report import conclude
 from rmjax.jobs.unlabelled import without_labels
 from rmjax.jobs.workdir import Workdir, begin
 from rmjax.methods import fine_tuning
 from rmjax.methods.bradley_terry import BradleyTerry
-from rmjax.models import head_file, hf
-from rmjax.models.config import EncoderConfig
+from rmjax.models import head_file, hf, peft
+from rmjax.models.config import EncoderConfig, Lora
 from rmjax.models.heads import HeadConfig
 from rmjax.models.model import Model
 from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.scores import Scalar
 from rmjax.records import Preference
+from rmjax.sharding import current_mesh, to_host
+from rmjax.training.held_out import split
 from rmjax.training.loop import Train, fit
 from rmjax.training.step import check_microbatches
 
@@ -55,6 +57,7 @@ class TrainJob:
     method with its own settings comes last: train --model.path DIR --train.dropout 0.05 method:simcse --method.beta 0.3
     """
 
+    processes: ClassVar[bool] = True  # several can do it together
     workdir: str = "runs/train"  # export/ is the model; held_out.jsonl what it was not trained on
     model: ModelSource = ModelSource()  # a language model gets a new head; a reward model is trained further
     data: Pairs = Pairs()
@@ -63,9 +66,10 @@ class TrainJob:
     train: Train = dataclasses.replace(
         BradleyTerry().train, save_every=10
     )  # a few hundred labels are a few dozen updates
+    lora: Lora = Lora()  # adapters that are trained in the model's place, with its head; adapter/ is what PEFT reads
     lengths: PairLengths = PairLengths()
     devices: Devices = Devices()
-    seed: int = 0  # of the head's first weights, the data's order and dropout's masks
+    seed: int = 0  # of the head's and the adapters' first weights, the data's order and dropout's masks
 
     def __post_init__(self) -> None:
         require("", self, "seed", least=0, most=LAST_SEED)
@@ -105,7 +109,8 @@ class TrainJob:
             unlabelled, more = without_labels(reward, train, self.method, seed=self.seed)
             hashes |= more
         origin = {
-            "base": self.model.path,
+            **self.model.origin,
+            **({"rank": self.lora.rank} if self.lora.rank else {}),
             "method": type(self.method).__name__,
             "labels": len(train),
             "seed": self.seed,
@@ -127,7 +132,8 @@ class TrainJob:
 
     def start(self) -> RewardModel:
         """The model before training: with its own head, or with a new one."""
-        reward = load_model(self.model, length=self.lengths.max_length, flag="--lengths.max-length")
+        length, flag = self.lengths.max_length, "--lengths.max-length"
+        reward = load_model(self.model, length=length, flag=flag, lora=self.lora)
         if reward.model.head is not None:
             if self.method.new_head:
                 raise UserError(
@@ -137,7 +143,7 @@ class TrainJob:
             console.print(f"{self.model.path} is a reward model: its head is trained further")
         elif isinstance(reward.model.config, EncoderConfig) and not reward.model.config.pooler:
             console.print(f"{self.model.path} was saved without a pooler: a new one is drawn and trained")
-        return drawn(reward, self.method.head, seed=self.seed)
+        return drawn(reward, self.method.head, seed=self.seed, lora=self.lora)
 
     def check_rows(self, groups: Sequence[Group], model: Model) -> None:
         """Raises UserError where a pair does not fit a row of `train.length` tokens."""
@@ -154,10 +160,13 @@ class TrainJob:
         """Writes what a method made of its new head: computed again, it might differ in a bit, and a resumed run is
         refused where its first parameters do.
         """
+        if self.train.eval_every:
+            groups, _ = split(groups, self.train.eval_share)  # as the training will: nothing of what is evaluated
         key = jax.random.fold_in(jax.random.key(self.seed), 1)  # not the head's own
         head = self.method.first_head(reward.model, reward.params, groups, key)
-        tensors = head_file.part(reward.model, {**reward.params, "head": head})
-        head_file.write(folder, reward.model, tensors, nearest={})
+        tensors = jax.tree.map(to_host, head_file.part(reward.model, {**reward.params, "head": head}))
+        if distributed.writes():
+            head_file.write(folder, reward.model, tensors, nearest={})
         return {"labels": len(groups)}
 
     def train_stage(
@@ -179,41 +188,54 @@ class TrainJob:
         trained = dataclasses.replace(reward, model=model, params=params)
         difference = export_reward(work / "export", trained, self.model, train, origin=origin)
         console.print(f"exported and read again: rewards differ by at most {difference:.0e}")
+        if self.lora.rank:
+            self.write_adapter(trained, work)
         return {"labels": len(groups), "difference_after_export": difference}
+
+    def write_adapter(self, trained: RewardModel, work: Workdir) -> None:
+        """Writes the adapter for PEFT, where one of its adapters upon this very base can be what was trained."""
+        if self.model.adapter or not hf.expressible(trained.model):
+            why = "the base has an adapter itself" if self.model.adapter else "transformers has no class for this head"
+            console.print(f"no adapter/ for PEFT: {why}; export/ is the whole model")
+            return
+        peft.save(work / "adapter", trained.model, trained.params, base=self.model.path)
+        console.print(f"adapter for PEFT: [bold]{work / 'adapter'}[/], of {self.model.path}")
 
     def evaluate_stage(self, held: Sequence[Preference], work: Workdir, folder: Path) -> Mapping[str, Any]:
         """Scores the held-out pairs with the exported model."""
-        exported = dataclasses.replace(self.model, path=str(work / "export"), template="auto")
-        scores = from_scores(held, load_reward(exported).rewards(held), logistic=True)
+        exported = load_reward(self.model.plain(work / "export"))
+        scores = from_scores(held, exported.rewards(held), logistic=True)
         write_scores(folder / "scores.jsonl", scores)
         return {"items": len(held)}
 
 
-def drawn(reward: RewardModel, head: HeadConfig, *, seed: int) -> RewardModel:
-    """A model with what it lacks: a head, and of an encoder the pooler that it reads. One with a head stays."""
+def drawn(reward: RewardModel, head: HeadConfig, *, seed: int, lora: Lora = OFF) -> RewardModel:
+    """A model with what it lacks: a head, of an encoder the pooler that it reads, adapters that are asked for."""
     model, params, key = reward.model, reward.params, jax.random.key(seed)
-    if model.head is not None:
-        return reward
-    if isinstance(model.config, EncoderConfig):
-        if not model.config.pooler:
-            model = model.with_config(pooler=True)
-            params = with_pooler(model, params, key)
-        model = model.with_head(head, pool=("pooler",))
-    else:
-        model = model.with_head(head)
-    return dataclasses.replace(reward, model=model, params=model.add_head(params, key))
+    if model.head is None:
+        if isinstance(model.config, EncoderConfig):
+            if not model.config.pooler:
+                model = model.with_config(pooler=True)
+                params = with_pooler(model, params, key)
+            model = model.with_head(head, pool=("pooler",))
+        else:
+            model = model.with_head(head)
+        params = model.add_head(params, key, mesh=current_mesh())
+    model, params = with_adapters(model, params, lora, seed=seed)
+    return dataclasses.replace(reward, model=model, params=params)
 
 
 def with_pooler(model: Model, params: Any, key: jax.Array) -> Any:
     """An encoder's parameters with a new pooler, as transformers draws one for a classifier."""
-    fresh = model.init(key)["encoder"]
+    fresh = model.init(key, mesh=current_mesh())["encoder"]
     return {**params, "encoder": {**fresh, **params["encoder"]}}
 
 
 def with_saved_head(reward: RewardModel, folder: Path) -> Any:
     """The parameters with the head that `TrainJob.start_stage` wrote."""
     tensors = head_file.load(folder, reward.model)
-    head = {name: tensors[f"head.{name}"] for name in reward.params["head"]}
+    shardings = jax.tree.map(lambda x: x.sharding, reward.params["head"])
+    head = {name: jax.device_put(tensors[f"head.{name}"], sharding) for name, sharding in shardings.items()}
     return {**reward.params, "head": head}
 
 

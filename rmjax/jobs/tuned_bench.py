@@ -21,9 +21,11 @@ from rmjax.data.rows import Group
 from rmjax.errors import UserError
 from rmjax.evaluation.pairwise import accuracy, from_scores
 from rmjax.jobs.reward import RewardModel
+from rmjax.jobs.sources import OFF
 from rmjax.jobs.train import TrainJob, drawn
 from rmjax.jobs.unlabelled import without_labels
 from rmjax.methods.fine_tuning import Plain
+from rmjax.models.config import Lora
 from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.reference import slot_scores
 from rmjax.objectives.scores import Scalar
@@ -38,14 +40,21 @@ class Bench:
     """The pool, the held-out pairs and the model that every run begins with."""
 
     def __init__(
-        self, reward: RewardModel, pool: Sequence[Preference], held: Sequence[Preference], train: Train, *, seed: int
+        self,
+        reward: RewardModel,
+        pool: Sequence[Preference],
+        held: Sequence[Preference],
+        train: Train,
+        lora: Lora = OFF,
+        *,
+        seed: int,
     ):
         """
         Raises:
             UserError: a pair that does not fit a row, a training that the model cannot have.
         """
-        self.reward, self.pool, self.held, self.seed = reward, pool, held, seed
-        self.groups, model = reward.groups(pool), drawn(reward, Plain().head, seed=seed).model
+        self.reward, self.pool, self.held, self.seed, self.lora = reward, pool, held, seed, lora
+        self.groups, model = reward.groups(pool), drawn(reward, Plain().head, seed=seed, lora=lora).model
         TrainJob(train=train).check_rows(self.groups, model)
         shape = packing.fit(self.groups, length=train.length, share=model.share)
         self.train = dataclasses.replace(train, length=shape.length)
@@ -56,7 +65,7 @@ class Bench:
     def check(self, methods: Iterable[Plain]) -> None:
         """Raises UserError for a method that cannot train this model on this pool."""
         for method in methods:
-            reward = drawn(self.reward, method.head, seed=self.seed)
+            reward = drawn(self.reward, method.head, seed=self.seed, lora=self.lora)
             model, _ = method.start(reward.model, reward.params, jax.random.key(0))
             method.objective(RANKING).check(self.groups, model)
 
@@ -87,7 +96,7 @@ class Bench:
         """
         begun = time.perf_counter()
         groups = [self.groups[i] for i in taken]
-        reward = drawn(self.reward, method.head, seed=seed)
+        reward = drawn(self.reward, method.head, seed=seed, lora=self.lora)
         key = jax.random.fold_in(jax.random.key(seed), 1)
         if method.new_head:
             head = method.first_head(reward.model, reward.params, groups, key)

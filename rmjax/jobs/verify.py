@@ -159,8 +159,10 @@ def export_checks(judge: Judge, source: ModelSource, groups: Sequence[Group]) ->
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "export"
         export_judge(path, judge)
-        back = load_judge(path, source, judge.prompt, judge.sampling, seed=judge.seed)
-        before, after = (np.concatenate(slot_scores(j.model, j.params, groups, score)) for j in (judge, back))
+        whole = dataclasses.replace(source, adapter="", quantise="none")
+        back = load_judge(path, whole, judge.prompt, judge.sampling, seed=judge.seed)
+        both = (judge.model.merged(judge.params), (back.model, back.params))
+        before, after = (np.concatenate(slot_scores(model, params, groups, score)) for model, params in both)
     return [Check("score: exported and loaded", largest(before, after), 0.0)]
 
 

@@ -4,6 +4,8 @@ runs/mine/
   run.json       command, resolved config, versions, data hashes, seed, wall time
   summary.json   the result, machine-readable
   <stage>/done.json   written last, so that a stage without it is not done
+
+With several processes all call the same methods in the same order; process 0 reads and writes (`distributed`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rmjax import json_file
+from rmjax import distributed, json_file
 from rmjax.config import to_json
 from rmjax.errors import UserError
 from rmjax.evaluation.provenance import Provenance
@@ -58,21 +60,31 @@ class Workdir:
             has left a file: what was sampled is not lost over a training row that proves too short for it.
 
         Raises:
-          UserError: not writable, or it holds a run with other settings or other data.
+          UserError: not writable, or it holds a run with other settings or other data, or processes differ in them.
         """
         self.path = Path(path)
+        kept = {k: v for k, v in config.items() if k != "only"}
+        identity = {"config": _settled(kept), "data": dict(data_hashes)}
+        first, *others = distributed.gather(identity)
+        for number, theirs in enumerate(others, 1):
+            if changed := differences(first, theirs):
+                raise UserError(
+                    f"--distributed: process {number} has other settings or data than process 0 ({changed[0]}): "
+                    "give the same command to all, and the same files"
+                )
+        distributed.first(lambda: self._open(identity, first_read or {}))
+
+    def _open(self, identity: Mapping[str, Any], first_read: Mapping[str, str]) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):  # two runs that start at once do not see each other's
                 pass
         except OSError as e:
             raise UserError(f"--workdir {self.path}: not writable ({e.strerror}); give another folder") from e
-        kept = {k: v for k, v in config.items() if k != "only"}
-        self.identity = {"config": _settled(kept), "data": dict(data_hashes)}
         lock = self.path / "identity.json"
         if lock.exists():
-            changed = differences(json_file.read(lock), json.loads(json.dumps(self.identity)))
-            free = [f"--config.{at}." for at, stage in (first_read or {}).items() if not self._begun(stage)]
+            changed = differences(json_file.read(lock), json.loads(json.dumps(identity)))
+            free = [f"--config.{at}." for at, stage in first_read.items() if not self._begun(stage)]
             changed = [c for c in changed if not c.startswith(tuple(free))]
             changed = [
                 c.replace("--config.", "--").replace("--data.", "content of ")
@@ -86,7 +98,7 @@ class Workdir:
                     f"--workdir {self.path} holds a run with other settings ({'; '.join(changed[:4])}): "
                     "repeat its settings to continue it, or give another --workdir"
                 )
-        json_file.write(lock, self.identity)
+        json_file.write(lock, identity)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -98,7 +110,7 @@ class Workdir:
     def done(self, stage: str) -> Mapping[str, Any] | None:
         """What the stage left when it finished, or None."""
         marker = self.path / stage / "done.json"
-        return json_file.read(marker) if marker.exists() else None
+        return distributed.first(lambda: json_file.read(marker) if marker.exists() else None)
 
     def stage(self, name: str, work: Callable[[Path], Mapping[str, Any] | None]) -> Mapping[str, Any]:
         """Runs `work(folder)` unless it has finished before; returns what it returned, with its `seconds`.
@@ -114,6 +126,7 @@ class Workdir:
             result = dict(work(folder) or {})
             result["seconds"] = round(time.perf_counter() - start, 3)
             json_file.write(folder / "done.json", result)
+            result = distributed.agree(result)  # and all wait until its files are there
         checkpoint.remove(folder)
         return result
 

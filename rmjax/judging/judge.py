@@ -9,13 +9,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmjax import jsonl
+from rmjax import distributed, jsonl
 from rmjax.errors import UserError
 from rmjax.judging.asks import SLOTS, Ask, Order, Orders, key_of, on_file, remaining, slots_of
 from rmjax.judging.prompts import VERDICTS, JudgePrompt
 from rmjax.judging.rescoring import token_scores
 from rmjax.judging.verdicts import Labels, parse
 from rmjax.records import Judgment, Preference, Rollout, Slot
+from rmjax.sampling import shards
 from rmjax.sampling.policy import Sampling
 from rmjax.sampling.scheduler import Request, Sampler
 
@@ -135,15 +136,14 @@ class Judge:
         times = Counter(ask.id for ask in asks)
         if (twice := next((a.item.id for a in asks if times[a.id] > 1), None)) is not None:
             raise UserError(f"item id {twice!r} repeats: give every pair its own id")
-        known = on_file(path, asks) if path else {}
+        known = distributed.first(lambda: on_file(path, asks)) if path else {}
         missing = [rest for ask in asks if (rest := remaining(ask, known)) is not None]
         if missing:
             unfinished = path.with_suffix(".rollouts.jsonl") if path else None
             known |= {key_of(j): j for j in self._sample(missing, unfinished)}
             if path:
                 jsonl.write(path, list(known.values()))
-                for left in (unfinished, Path(f"{unfinished}.run.json")):  # the sampler's, of no more use
-                    left.unlink(missing_ok=True)
+                shards.remove(unfinished)
         return [known[key] for ask in asks for key in ask.keys]
 
     def _sample(self, asks: Sequence[Ask], path: Path | None) -> list[Judgment]:

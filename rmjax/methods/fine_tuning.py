@@ -29,6 +29,7 @@ from rmjax.objectives.contrastive import Form
 from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.reference import packed_scores
 from rmjax.objectives.scores import hidden_states
+from rmjax.sharding import current_mesh
 from rmjax.training.loop import Train
 
 
@@ -125,7 +126,7 @@ class Swav(SimCse):
     def start(self, model: Model, params: Params, key: Array) -> tuple[Model, Params]:
         """With new prototypes beside the head."""
         model = model.with_head(WithPrototypes(of=model.head, count=self.prototypes))
-        drawn = model.add_head({}, key)["head"]
+        drawn = model.add_head({}, key, mesh=current_mesh())["head"]
         return model, {**params, "head": around(params["head"], drawn)}
 
     def end(self, model: Model, params: Params) -> tuple[Model, Params]:

@@ -19,9 +19,11 @@ from rmjax.errors import UserError
 from rmjax.judging.asks import Orders
 from rmjax.judging.judge import Judge
 from rmjax.objectives.pairwise import Pairwise
+from rmjax.objectives.reference import with_reference
 from rmjax.objectives.scores import Implicit
 from rmjax.objectives.sft import Sft
 from rmjax.records import Demonstration, Judgment, Preference
+from rmjax.refine.pairs import item_of
 from rmjax.refine.refinement import Refined, Refinement, refine_judgments
 from rmjax.sampling.policy import Sampling
 from rmjax.training.loop import Train, fit
@@ -88,11 +90,14 @@ def refine(
 
 
 def mdpo(judge: Judge, groups: Sequence[Group], method: Gfriend, *, folder: Path | None, name: str = "M-DPO") -> Judge:
-    """Stage 3: weighted DPO on every pair; the recorded log-probabilities are the reference's."""
-    contract = judge.chat.contract()
-    params = fit(
-        judge.model, judge.params, method.objective, groups, method.train, folder, name=name, contract=contract
-    )
+    """Stage 3: weighted DPO on every pair; the recorded log-probabilities are the reference's.
+
+    Where none were recorded, the reference is the judge as it is, its adapters off.
+    """
+    groups = with_reference(judge.model, judge.params, groups)
+    # Both slot orders of a pair are evaluated, or none (`train.eval_every`): their prompts differ.
+    more = {"contract": judge.chat.contract(), "unit": item_of}
+    params = fit(judge.model, judge.params, method.objective, groups, method.train, folder, name=name, **more)
     return dataclasses.replace(judge, params=params)
 
 

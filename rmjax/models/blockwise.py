@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 BLOCK, WIDE = 128, 256  # tokens; the wide one is a tenth faster on a CPU where it divides the row, else slower
 MASKED = -1e30  # finite, so that a row without any visible token gives no NaN
@@ -33,7 +33,49 @@ class Layout(NamedTuple):
     positions: Array  # [b, t] int32
     group: Array  # [b, t] int32
     branch: Array  # [b, t] int32
-    window: Array  # [] int32; a token sees itself and the window - 1 positions before it
+    window: Array | None  # [] int32; a token sees itself and the window - 1 positions before it; None: all before it
+
+
+class How(NamedTuple):
+    """What is fixed when the program is made."""
+
+    softcap: float
+    scale: float
+    causal: bool = True  # False: tokens see later ones of the row as well (encoders)
+    block: int = BLOCK  # tokens; divides the row
+
+
+Forward = Callable[[Array, Array, Array, Layout, How], tuple[Array, Array]]
+Backward = Callable[[Array, Array, Array, Layout, How, Array, Array, Array], tuple[Array, Array, Array]]
+
+
+def differentiable(forward: Forward, backward: Backward) -> Callable[[Array, Array, Array, Layout, How], Array]:
+    """attend(q, k, v, layout, how) of a forward that also gives the log-sum-exp and a backward that starts from it.
+
+    Shapes: q and the output [b, t, k, q, h], k and v [b, t, k, h], log-sum-exp [b, k, q, t]. Kept between the two are
+    inputs, output and log-sum-exp; the last two are named `NAME`.
+    """
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+    def attend(q: Array, k: Array, v: Array, layout: Layout, how: How) -> Array:
+        return forward(q, k, v, layout, how)[0]
+
+    def attend_fwd(q: Array, k: Array, v: Array, layout: Layout, how: How) -> tuple[Array, tuple]:
+        out, lse = forward(q, k, v, layout, how)
+        out, lse = checkpoint_name(out, NAME), checkpoint_name(lse, NAME)
+        return out, (q, k, v, layout, out, lse)
+
+    def attend_bwd(how: How, kept: tuple, g: Array) -> tuple[Array, Array, Array, None]:
+        q, k, v, layout, out, lse = kept
+        return *backward(q, k, v, layout, how, out, lse, g), None
+
+    attend.defvjp(attend_fwd, attend_bwd)
+    return attend
+
+
+def block_size(t: int) -> int:
+    """Tokens of a block for rows of t tokens."""
+    return WIDE if t % WIDE == 0 and t > WIDE else BLOCK
 
 
 class _Plan(NamedTuple):
@@ -53,29 +95,45 @@ def classes(blocks: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _plan(layout: Layout, block: int, causal: bool = True) -> _Plan:
-    """Needed key blocks by the extents of groups, branches and positions: never too few, and exact on most rows."""
+def cut(layout: Layout, block: int) -> tuple[Bool[Array, "b j s"], tuple[Array, Array, Array]]:
+    """What is no padding, and group, branch and positions, by blocks."""
     b, t = layout.group.shape
-    cut = lambda x: x.reshape(b, t // block, block)
-    group, branch, positions = cut(layout.group), cut(layout.branch), cut(layout.positions)
-    there = group >= 0
+    group, branch, positions = (
+        x.reshape(b, t // block, block) for x in (layout.group, layout.branch, layout.positions)
+    )
+    return group >= 0, (group, branch, positions)
 
-    def extent(x: Array, where: Array) -> tuple[Array, Array]:
-        low = jnp.min(jnp.where(where, x, jnp.iinfo(jnp.int32).max), axis=-1)
-        return low, jnp.max(jnp.where(where, x, -1), axis=-1)
+
+def extent(x: Int[Array, "b j s"], where: Bool[Array, "b j s"]) -> tuple[Int[Array, "b j"], Int[Array, "b j"]]:
+    """The least and the largest of each block."""
+    low = jnp.min(jnp.where(where, x, jnp.iinfo(jnp.int32).max), axis=-1)
+    return low, jnp.max(jnp.where(where, x, -1), axis=-1)
+
+
+def blocks_meet(layout: Layout, block: int, causal: bool) -> Bool[Array, "b j j"]:
+    """[row, query block, key block]: does any query see any key? By the extents of groups, branches and positions.
+
+    Never too few, and exact on most rows.
+    """
+    there, (group, branch, positions) = cut(layout, block)
 
     def meet(x: Array, where: Array) -> Bool[Array, "b j j"]:
         low, high = extent(x, where)
         return (low[:, :, None] <= high[:, None, :]) & (low[:, None, :] <= high[:, :, None])
 
     any_prompt = jnp.any(there & (branch == 0), axis=-1)[:, None, :]
-    first, last = extent(positions, there)
     needed = meet(group, there) & (any_prompt | meet(branch, there & (branch > 0)))
-    needed &= first[:, :, None] - last[:, None, :] < layout.window
+    if layout.window is not None:
+        first, last = extent(positions, there)
+        needed &= first[:, :, None] - last[:, None, :] < layout.window
     if causal:
         needed &= jnp.tril(jnp.ones(needed.shape[1:], bool))
+    return needed
 
-    needed = needed.reshape(b * (t // block), t // block)
+
+def _plan(layout: Layout, block: int, causal: bool = True) -> _Plan:
+    b, t = layout.group.shape
+    needed = blocks_meet(layout, block, causal).reshape(b * (t // block), t // block)
     blocks = jnp.argsort(~needed, axis=1, stable=True).astype(jnp.int32)
     needs = jnp.sum(needed, axis=1, dtype=jnp.int32)
     sizes = jnp.asarray((0, *classes(t // block)), jnp.int32)
@@ -154,7 +212,9 @@ class _Item:
         if self.causal:
             mask &= index[1] <= index[0]
         mask &= (branch == 0) | (branch == at_queries(layout.branch))
-        return mask & (at_queries(layout.positions) - at_keys(layout.positions) < layout.window)
+        if layout.window is not None:
+            mask &= at_queries(layout.positions) - at_keys(layout.positions) < layout.window
+        return mask
 
     def logits(self, q: Array, k: Array, softcap: float, scale: float) -> tuple[Array, Array | None]:
         """Masked float32 logits [k, r, m], and the slope of the soft cap, if there is one."""
@@ -176,34 +236,16 @@ def _dot(x: Array, y: Array, i: int, j: int) -> Float[Array, "k m n"]:
     return jax.lax.dot_general(x, y, (((i,), (j,)), ((0,), (0,))), preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
-def attend(
-    q: Float[Array, "b t k q h"],
-    k: Float[Array, "b t k h"],
-    v: Float[Array, "b t k h"],
-    layout: Layout,
-    softcap: float,
-    scale: float,
-    block: int,
-    causal: bool = True,
-) -> Float[Array, "b t k q h"]:
-    """Grouped-query attention under the packed-row rule; t is a multiple of `block`. Padding gets zeros.
-
-    With causal=False, tokens see later ones of the row as well (encoders).
-    """
-    return _forward(q, k, v, layout, softcap, scale, block, causal)[0]
-
-
-def _forward(
-    q: Array, k: Array, v: Array, layout: Layout, softcap: float, scale: float, block: int, causal: bool
-) -> tuple[Float[Array, "b t k q h"], Float[Array, "b t k q 1"]]:
-    """The output, and the log-sum-exp of each token's logits."""
-    plan = _plan(layout, block, causal)
+def forward(
+    q: Float[Array, "b t k q h"], k: Float[Array, "b t k h"], v: Float[Array, "b t k h"], layout: Layout, how: How
+) -> tuple[Float[Array, "b t k q h"], Float[Array, "b k q t"]]:
+    """The output, and the log-sum-exp of each token's logits. Padding gets zeros."""
+    plan = _plan(layout, how.block, how.causal)
 
     def body(carry: tuple[Array, Array], number: Array, size: int) -> tuple[Array, Array]:
         out, lse = carry
-        item = _Item(plan, layout, number, size, block, causal)
-        logits, _ = item.logits(item.queries(q), item.keys(k), softcap, scale)
+        item = _Item(plan, layout, number, size, how.block, how.causal)
+        logits, _ = item.logits(item.queries(q), item.keys(k), how.softcap, how.scale)
         top = jnp.max(logits, axis=-1, keepdims=True)
         weights = jnp.exp(logits - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -211,32 +253,26 @@ def _forward(
         return item.put(out, o), item.put(lse, top + jnp.log(total))
 
     zeros = jnp.zeros(q.shape, q.dtype), jnp.zeros((*q.shape[:-1], 1), jnp.float32)
-    return _each_item(plan, zeros, body)
+    out, lse = _each_item(plan, zeros, body)
+    return out, jnp.moveaxis(lse[..., 0], 1, -1)
 
 
-def _attend_fwd(
-    q: Array, k: Array, v: Array, layout: Layout, softcap: float, scale: float, block: int, causal: bool
-) -> tuple[Array, tuple]:
-    out, lse = _forward(q, k, v, layout, softcap, scale, block, causal)
-    out, lse = checkpoint_name(out, NAME), checkpoint_name(lse, NAME)
-    return out, (q, k, v, layout, out, lse)
-
-
-def _attend_bwd(
-    softcap: float, scale: float, block: int, causal: bool, kept: tuple, g: Array
-) -> tuple[Array, Array, Array, None]:
-    q, k, v, layout, out, lse = kept
-    plan = _plan(layout, block, causal)
+def backward(
+    q: Array, k: Array, v: Array, layout: Layout, how: How, out: Array, lse: Float[Array, "b k q t"], g: Array
+) -> tuple[Array, Array, Array]:
+    """The gradients of q, k, v for a gradient g of the output."""
+    plan = _plan(layout, how.block, how.causal)
+    lse = jnp.moveaxis(lse, -1, 1)[..., None]
 
     def body(carry: tuple[Array, Array, Array], number: Array, size: int) -> tuple[Array, Array, Array]:
         dq, dk, dv = carry
-        item = _Item(plan, layout, number, size, block, causal)
+        item = _Item(plan, layout, number, size, how.block, how.causal)
         qs, ks, gs = item.queries(q), item.keys(k), item.queries(g)
         # Within the item: over whole arrays, XLA fuses this sum into the product that makes g and recomputes it.
         inner = jnp.sum(gs.astype(jnp.float32) * item.queries(out).astype(jnp.float32), axis=-1, keepdims=True)
-        logits, slope = item.logits(qs, ks, softcap, scale)
+        logits, slope = item.logits(qs, ks, how.softcap, how.scale)
         weights = jnp.exp(logits - item.queries(lse))
-        d = weights * (_dot(gs, item.keys(v), 2, 2) - inner) * scale
+        d = weights * (_dot(gs, item.keys(v), 2, 2) - inner) * how.scale
         d = (d if slope is None else d * slope).astype(q.dtype)
         dv = item.add(dv, _dot(gs, weights.astype(g.dtype), 1, 1))
         dk = item.add(dk, _dot(qs, d, 1, 1))
@@ -244,7 +280,4 @@ def _attend_bwd(
 
     zeros = jnp.zeros(k.shape, jnp.float32)
     dq, dk, dv = _each_item(plan, (jnp.zeros_like(q), zeros, zeros), body)
-    return dq, dk.astype(k.dtype), dv.astype(v.dtype), None
-
-
-attend.defvjp(_attend_fwd, _attend_bwd)
+    return dq, dk.astype(k.dtype), dv.astype(v.dtype)

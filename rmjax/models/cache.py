@@ -130,10 +130,11 @@ def attend_cached(
     y = jnp.where(see_own[:, :, None, None], cap_logits(y * scale, softcap), MASKED)
     swap = lambda z: z.transpose(0, 2, 1, 3)  # [p k g q] <-> [p g k q]
     top = jnp.maximum(swap(jnp.max(x, -1)), jnp.max(y, -1))
-    x = jnp.exp(x - swap(top)[..., None])
+    x = jnp.exp(x - swap(top)[..., None]).reshape(p, heads, g * per, s).astype(q.dtype)
     y = jnp.exp(y - top[..., None])
-    total = swap(jnp.sum(x, -1)) + jnp.sum(y, -1)
-    x = x.reshape(p, heads, g * per, s).astype(q.dtype)
+    # As a product, because a TPU sums along a row slowly. Of one column, XLA would make a sum again.
+    sums = jnp.einsum("pkrs,sc->pkrc", x, jnp.ones((s, 2), x.dtype), preferred_element_type=jnp.float32)[..., 0]
+    total = swap(sums.reshape(p, heads, g, per)) + jnp.sum(y, -1)
     out = jnp.einsum("pkrs,pksh->pkrh", x, prompt[1], preferred_element_type=jnp.float32)
     out = out.reshape(p, heads, g, per, h).transpose(0, 2, 1, 3, 4)
     y = y.astype(q.dtype).reshape(p * g, heads, per, -1)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import typing
 from typing import Literal
 
+from rmjax.bounds import require
 from rmjax.errors import UserError
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 RopeScaling = Literal["none", "linear", "llama3"]
+Weights = Literal["float32", "bfloat16", "int8"]
+# What of a layer's forward pass is kept for the backward pass; the rest is computed again. Each keeps more than the one
+# before: nothing but the layer's input, what attention gives, its queries, keys and values too, all matrix products.
+Remat = Literal["full", "attention", "qkv", "products", "none"]
+REMATS = typing.get_args(Remat)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +34,43 @@ class Rope:
     def __post_init__(self) -> None:
         if self.scaling not in ("none", "linear", "llama3"):
             raise UserError(f"rope scaling {self.scaling!r} is not supported; use none, linear or llama3")
+
+
+TARGETS = {"q": "wq", "k": "wk", "v": "wv", "o": "wo", "gate": "gate", "up": "up", "down": "down"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Which matrices get an adapter, how wide, and what its product is multiplied by."""
+
+    rank: int = 0  # width of the adapters; 0: none, and all parameters are trained
+    alpha: float = 32.0  # an adapter's product is multiplied by alpha / rank
+    rslora: bool = False  # by alpha / sqrt(rank) instead (arXiv:2312.03732)
+    targets: tuple[str, ...] = ()  # matrices: q, k, v, o, gate, up, down (an encoder has no gate); empty: all
+
+    def __post_init__(self) -> None:
+        require("lora.", self, "rank", least=0)
+        require("lora.", self, "alpha", above=0)
+        if odd := [t for t in self.targets if t not in TARGETS]:
+            raise UserError(f"lora.targets={odd[0]!r}: not one of {', '.join(TARGETS)}")
+        if not self.rank and (self.alpha, self.rslora, self.targets) != (32.0, False, ()):
+            raise UserError("lora.rank=0: the other settings of lora count only with a rank, such as 16")
+
+    @property
+    def scale(self) -> float:
+        """What an adapter's product is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def matrices(self, there: tuple[str, ...]) -> tuple[str, ...]:
+        """Our names of the matrices that get an adapter, of those that are there.
+
+        Raises:
+          UserError: a target that the model does not have.
+        """
+        if odd := [t for t in self.targets if TARGETS[t] not in there]:
+            raise UserError(f"lora.targets={odd[0]!r}: this model's layers have no such matrix; leave it out")
+        asked = {TARGETS[t] for t in self.targets or TARGETS}
+        return tuple(name for name in there if name in asked)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,8 +104,10 @@ class DecoderConfig:
     local_rope: Rope | None = None  # of the sliding layers, where it differs (Gemma 3)
     window: int = 0  # a sliding layer's token sees itself and the window - 1 before it
     sliding: tuple[bool, ...] = ()  # which layers slide; empty: none
-    dtype: str = "float32"  # of activations; parameters are float32 masters
-    remat: bool = False  # recompute each layer in the backward pass instead of keeping its activations
+    dtype: str = "float32"  # of activations; parameters that are trained are float32 masters
+    weights: Weights = "float32"  # how matrices and tables are kept (`models/quantised.py`); smaller: none is trained
+    lora: Lora | None = None  # adapters beside the matrices: they and the reward head alone are trained
+    remat: Remat = "none"  # what of a layer is kept for the backward pass; full: nothing, all is computed again
     frozen: int = 0  # n: no gradient for the embeddings and the lowest n layers; layers + 1: for the whole backbone
 
     def __post_init__(self) -> None:
@@ -81,6 +128,8 @@ class DecoderConfig:
             raise UserError("model field lm_head=False contradicts tied=True: a tied output head is always there")
         if not 0 <= self.frozen <= self.layers + 1:
             raise UserError(f"model field frozen={self.frozen}: must lie between 0 and layers + 1 = {self.layers + 1}")
+        if self.remat not in REMATS:
+            raise UserError(f"model field remat={self.remat!r}: use {', '.join(REMATS)}")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise UserError(f"model field dtype={self.dtype!r}: use float32, bfloat16 or float16")
         if self.activation not in ("silu", "gelu_tanh"):
@@ -119,8 +168,10 @@ class EncoderConfig:
     norm_eps: float = 1e-12
     activation: Activation = "gelu"
     pooler: bool = True  # a dense layer and tanh over the first token, which Hugging Face's classifiers read
-    dtype: str = "float32"  # of activations; parameters are float32 masters
-    remat: bool = False  # recompute each layer in the backward pass instead of keeping its activations
+    dtype: str = "float32"  # of activations; parameters that are trained are float32 masters
+    weights: Weights = "float32"  # how matrices and tables are kept (`models/quantised.py`); smaller: none is trained
+    lora: Lora | None = None  # adapters beside the matrices: they and the reward head alone are trained
+    remat: Remat = "none"  # what of a layer is kept for the backward pass; full: nothing, all is computed again
     frozen: int = 0  # n: no gradient for the embeddings and the lowest n layers; layers + 1: for the whole backbone
 
     def __post_init__(self) -> None:
@@ -133,6 +184,8 @@ class EncoderConfig:
             raise UserError(f"model field types={self.types}: prompt and answer need a token type each")
         if not 0 <= self.frozen <= self.layers + 1:
             raise UserError(f"model field frozen={self.frozen}: must lie between 0 and layers + 1 = {self.layers + 1}")
+        if self.remat not in ("full", "attention", "none"):
+            raise UserError(f"model field remat={self.remat!r}: an encoder has full, attention or none")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise UserError(f"model field dtype={self.dtype!r}: use float32, bfloat16 or float16")
         if self.activation not in ("gelu", "gelu_tanh"):

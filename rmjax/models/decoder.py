@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from rmjax.errors import UserError
@@ -25,14 +26,21 @@ from rmjax.models.layers import (
     Dropout,
     Normal,
     activate,
+    apart,
     drop,
+    gradients_apart,
     param,
+    rematerialised,
     rms_norm,
     rotate,
     rotations,
     softcap,
     walk,
+    whole,
 )
+from rmjax.models.lora import adapt, adapted
+from rmjax.models.quantised import rescaled, store
+from rmjax.models.vocabulary import lookup, target_logps
 from rmjax.sharding import shard
 
 Mix = Callable[[Array, Array, Array], tuple[Array, Any]]  # q, k, v -> output [b t n h], what the caller keeps
@@ -73,12 +81,15 @@ class Block(nnx.Module):
         if c.post_norms:
             self.attn_post_norm = param((d,), ("act_embed",), one)
             self.mlp_post_norm = param((d,), ("act_embed",), one)
+        adapt(self, c.lora)
+        store(self, c.weights)
 
     def _norm(self, x: Array, name: str) -> Array:
         return rms_norm(x, getattr(self, name)[...], self.config.norm_eps, self.config.norm_offset)
 
     def _project(self, pattern: str, x: Array, weight: str, bias: str | None = None) -> Array:
-        y = jnp.einsum(pattern, x, getattr(self, weight)[...].astype(x.dtype))
+        y = rescaled(self, weight, jnp.einsum(pattern, x, whole(getattr(self, weight), x.dtype)))
+        y = adapted(self, pattern, x, weight, y)
         return y if bias is None else y + getattr(self, bias)[...].astype(x.dtype)
 
     def __call__(
@@ -86,22 +97,25 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "b t d"], Any]:
         c = self.config
         with jax.named_scope("attention"):
-            y = self._norm(x, "attn_norm")
+            y = gradients_apart(self._norm(x, "attn_norm"))
             q = self._project("btd,dnh->btnh", y, "wq", "bq" if c.qkv_bias else None)
             k = self._project("btd,dkh->btkh", y, "wk", "bk" if c.qkv_bias else None)
             v = self._project("btd,dkh->btkh", y, "wv", "bv" if c.qkv_bias else None)
             if c.qk_norm:
                 q, k = self._norm(q, "q_norm"), self._norm(k, "k_norm")
-            q, k = rotate(q, rotation), rotate(k, rotation)
+            q, k, v = (checkpoint_name(x, "qkv") for x in (rotate(q, rotation), rotate(k, rotation), v))
             o, kept = mix(shard(q, "batch", "length", "heads", None), k, v)
-            y = self._project("btnh,nhd->btd", o, "wo", "bo" if c.out_bias else None)
+            y = apart(
+                checkpoint_name(self._project("btnh,nhd->btd", o, "wo", "bo" if c.out_bias else None), "attended")
+            )
             y = self._norm(y, "attn_post_norm") if c.post_norms else y
             x = shard(x + drop(y, dropout, 0), "batch", "length", "act_embed")
         with jax.named_scope("mlp"):
-            y = self._norm(x, "mlp_norm")
+            y = gradients_apart(self._norm(x, "mlp_norm"))
             gate = self._project("btd,df->btf", y, "gate", "b_gate" if c.mlp_bias else None)
             up = self._project("btd,df->btf", y, "up", "b_up" if c.mlp_bias else None)
-            z = shard(activate(gate, c.activation) * up, "batch", "length", "mlp")
+            gate, up = gradients_apart((checkpoint_name(gate, "gate"), checkpoint_name(up, "up")))
+            z = apart(shard(activate(gate, c.activation) * up, "batch", "length", "mlp"))
             y = self._project("btf,fd->btd", z, "down", "b_down" if c.mlp_bias else None)
             y = self._norm(y, "mlp_post_norm") if c.post_norms else y
             x = shard(x + drop(y, dropout, 1), "batch", "length", "act_embed")
@@ -118,6 +132,7 @@ class Decoder(nnx.Module):
             self.unembed = param((c.vocab, c.embed), ("vocab", "embed"), Normal(0.02))
         self.norm = param((c.embed,), ("act_embed",), Constant(0.0 if c.norm_offset else 1.0))
         self.blocks = nnx.vmap(lambda _: Block(c))(jnp.arange(c.layers))
+        store(self, c.weights)
 
     def hidden(
         self,
@@ -133,14 +148,25 @@ class Decoder(nnx.Module):
         """
         return self._layers(tokens, positions, _packed(positions, group, branch, self.config), dropout)[0]
 
-    def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
-        """Next-token logits, float32, the soft cap included. UserError where there is no output head."""
+    @property
+    def unembedding(self) -> Float[Array, "v d"]:
+        """The output head's table. UserError where there is none."""
         if not self.config.lm_head:
             raise UserError(
                 "this model was saved as a classifier without an output head; use its language model instead"
             )
-        table = self.table if self.config.tied else self.unembed
-        out = jnp.einsum("...d,vd->...v", hidden, table[...].astype(hidden.dtype), preferred_element_type=jnp.float32)
+        return (self.table if self.config.tied else self.unembed)[...]
+
+    def target_logps(
+        self, states: Float[Array, "b n d"], targets: Int[Array, "b n"], pieces: int = 0
+    ) -> Float[Array, "b n"]:
+        """log p(target | state), float32 (`vocabulary.target_logps`)."""
+        return target_logps(states, targets, self.unembedding, self.config.logit_softcap, pieces)
+
+    def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
+        """Next-token logits, float32, the soft cap included. UserError where there is no output head."""
+        table = self.unembedding.astype(hidden.dtype)
+        out = jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
         if out.ndim > 1:
             out = shard(out, "batch", *(None,) * (out.ndim - 2), "vocab")
         return softcap(out, self.config.logit_softcap)
@@ -196,9 +222,7 @@ class Decoder(nnx.Module):
 
     def _embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         c = self.config
-        # Whole rows on every device: looked up in pieces, activations would change their layout the slow way.
-        table = shard(self.table[...].astype(c.dtype), "vocab", "act_embed")
-        x = table[tokens] * jnp.asarray(c.embed_scale, c.dtype)
+        x = lookup(self.table[...], tokens, c.dtype) * jnp.asarray(c.embed_scale, c.dtype)
         return shard(x, "batch", "length", "act_embed")
 
     def _layers(
@@ -224,9 +248,7 @@ class Decoder(nnx.Module):
                 layer = dataclasses.replace(layer, window=windows)
             return block(x, turn, functools.partial(mix, layer=layer), layer.dropout)
 
-        if c.remat:
-            body = jax.checkpoint(body, policy=jax.checkpoint_policies.nothing_saveable)
-        x, kept = walk(body, self._embed(tokens), (self.blocks, layers), c)
+        x, kept = walk(rematerialised(body, c.remat), self._embed(tokens), (self.blocks, layers), c)
         return rms_norm(x, self.norm[...], c.norm_eps, c.norm_offset), kept
 
 

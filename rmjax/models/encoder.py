@@ -17,7 +17,9 @@ from jaxtyping import Array, Float, Int
 
 from rmjax.models.attention import attend_both_ways
 from rmjax.models.config import EncoderConfig
-from rmjax.models.layers import Constant, Dropout, Normal, activate, drop, layer_norm, param, walk
+from rmjax.models.layers import Constant, Dropout, Normal, activate, drop, layer_norm, param, rematerialised, walk
+from rmjax.models.lora import adapt, adapted
+from rmjax.models.quantised import rescaled, store
 from rmjax.sharding import shard
 
 NORMAL = Normal(0.02)  # BERT's own
@@ -53,9 +55,12 @@ class EncoderBlock(nnx.Module):
         self.down = param((f, d), ("mlp", "embed"), NORMAL)
         self.b_down = param((d,), ("act_embed",), zero)
         self.mlp_norm = Norm(c)
+        adapt(self, c.lora)
+        store(self, c.weights)
 
     def _project(self, pattern: str, x: Array, weight: str, bias: str) -> Array:
-        y = jnp.einsum(pattern, x, getattr(self, weight)[...].astype(x.dtype))
+        y = rescaled(self, weight, jnp.einsum(pattern, x, getattr(self, weight)[...].astype(x.dtype)))
+        y = adapted(self, pattern, x, weight, y)
         return y + getattr(self, bias)[...].astype(x.dtype)
 
     def __call__(
@@ -85,6 +90,7 @@ class Encoder(nnx.Module):
         if c.pooler:
             self.pool_weight = param((c.embed, c.embed), ("embed", None), NORMAL)
             self.pool_bias = param((c.embed,), ("act_embed",), Constant(0.0))
+        store(self, c.weights)
 
     def hidden(
         self,
@@ -113,9 +119,7 @@ class Encoder(nnx.Module):
             block, dropout = layer
             return block(x, group, dropout), None
 
-        if c.remat:
-            body = jax.checkpoint(body, policy=jax.checkpoint_policies.nothing_saveable)
-        return walk(body, x, (self.blocks, streams), c)[0]
+        return walk(rematerialised(body, c.remat), x, (self.blocks, streams), c)[0]
 
     def pooler(self, first: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         """tanh(W x + b) of a text's first token: what Hugging Face's classifiers read; float32."""

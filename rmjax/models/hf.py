@@ -12,25 +12,32 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from safetensors import SafetensorError
 
-from rmjax import json_file
+from rmjax import distributed, json_file
 from rmjax.errors import UserError
 from rmjax.models import bert, head_file
 from rmjax.models.config import EncoderConfig
 from rmjax.models.families import ARCHITECTURES, read_config, write_config
 from rmjax.models.head_file import StandIn
 from rmjax.models.heads import Linear
+from rmjax.models.lora import plain
 from rmjax.models.model import Model, Params, lookup, place
+from rmjax.models.quantised import SCALE, stored
 from rmjax.models.tensors import TensorFiles, read_object, write_tensors
 from rmjax.models.weights import Tensor, ignored, table
-from rmjax.sharding import tree_shardings
+from rmjax.sharding import to_host, tree_shardings
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 LINEAR = ("score.weight", "classifier.weight", "classifier.bias", "bert.pooler.dense.weight", "bert.pooler.dense.bias")
+Change = Callable[[tuple[str, ...], np.ndarray], np.ndarray]
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def unchanged(keys: tuple[str, ...], value: np.ndarray) -> np.ndarray:
+    """The value as it is on disk."""
+    return value
 
 
 def load(path: Path | str, *, mesh: Mesh | None = None) -> tuple[Model, Params]:
@@ -95,21 +102,28 @@ def expressible(model: Model) -> bool:
     return plain and model.pool == (("pooler",) if encoder else ("last",))
 
 
-def load_params(path: Path | str, model: Model, *, mesh: Mesh | None = None) -> Params:
-    """The directory's tensors as `model`'s float32 parameters; with a mesh, laid out over it.
+def load_params(path: Path | str, model: Model, *, mesh: Mesh | None = None, change: Change = unchanged) -> Params:
+    """The directory's tensors as `model` keeps its parameters (`config.weights`); with a mesh, laid out over it.
+
+    Adapters are not part of a directory: see `models/peft.py`, `Model.with_adapters`.
+
+    Args:
+      change: (path of keys, float32 array) -> what it is before it is stored.
 
     Raises:
       UserError: a missing or unexpected tensor, or one of another shape, by its file and name.
     """
     path = _directory(path)
-    return _load_params(path, model, exact=model.head is not None and has_exact_head(path), mesh=mesh)
+    return _load_params(path, model, exact=model.head is not None and has_exact_head(path), mesh=mesh, change=change)
 
 
-def _load_params(path: Path, model: Model, *, exact: bool, mesh: Mesh | None) -> Params:
+def _load_params(path: Path, model: Model, *, exact: bool, mesh: Mesh | None, change: Change = unchanged) -> Params:
     shardings = None if mesh is None else tree_shardings(model.axes, model.shapes, mesh)
+    at = lambda keys: None if mesh is None else lookup(shardings, keys)
     params: Params = {}
     ours = head_file.load(path, model) if exact else {}
-    shapes = {branch: shape for branch, shape in model.shapes.items() if not (exact and branch == "head")}
+    whole = model.with_config(weights="float32", lora=None).shapes
+    shapes = {branch: shape for branch, shape in whole.items() if not (exact and branch == "head")}
     with TensorFiles(path) as files:
         encoder = isinstance(model.config, EncoderConfig)
         used = {"lm_head.weight"} if not encoder and model.config.tied else set()  # some hold the tied table twice
@@ -123,7 +137,10 @@ def _load_params(path: Path, model: Model, *, exact: bool, mesh: Mesh | None) ->
                 one = value if layer is None else value[layer]
                 one[...] = row.read(files.get(name, row.their_shape(one.shape)), one.shape)
                 used.add(name)
-            _set(params, row.keys, place(value, None if mesh is None else lookup(shardings, row.keys)))
+            value = change(row.keys, value)
+            for leaf, part in stored(row.keys[-1], value, lookup(model.shapes, row.keys).dtype).items():
+                keys = (*row.keys[:-1], leaf)
+                put(params, keys, place(part, at(keys)))
         extra = sorted(name for name in files.names - used if not ignored(name))
         if extra:
             raise UserError(
@@ -132,7 +149,7 @@ def _load_params(path: Path, model: Model, *, exact: bool, mesh: Mesh | None) ->
             )
     for name, value in ours.items():
         keys = tuple(name.split("."))
-        _set(params, keys, place(value, None if mesh is None else lookup(shardings, keys)))
+        put(params, keys, place(value, at(keys)))
     return params
 
 
@@ -153,6 +170,7 @@ def save(
 
     The directory appears whole or not at all: it is written beside `path`, then renamed. A model that was there is
     replaced. Every process must call it; process 0 writes. A classifier has no output head: an untied one is left out.
+    Adapters are added to their matrices, and weights that are kept smaller written as what they stand for.
 
     Args:
       tokenizer: a transformers tokenizer to save beside the weights; its special tokens go into the configs.
@@ -170,19 +188,20 @@ def save(
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} cannot be saved; use one of {', '.join(DTYPES)}")
     theirs, their_params = (model, params) if stand_in is None else (stand_in.model, stand_in.params)
-    config = _config(theirs) | {"dtype": dtype, "torch_dtype": dtype} | _token_ids(tokenizer, eos, pad)
+    config = _config(theirs.with_config(weights="float32", lora=None)) | {"dtype": dtype, "torch_dtype": dtype}
+    config |= _token_ids(tokenizer, eos, pad)
     if stand_in is not None:
         config[head_file.FIELD] = head_file.JSON
     if path.exists() and not (path.is_dir() and ((path / "config.json").is_file() or not any(path.iterdir()))):
         raise UserError(f"{path}: exists and is not a model directory, so it is not replaced; choose another place")
     # A fixed name, so that a killed run's leftovers are found and removed by the next one.
-    work = path.with_name(f".{path.name}.partial") if jax.process_index() == 0 else None
+    work = path.with_name(f".{path.name}.partial") if distributed.writes() else None
     try:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
         _write_params(work, theirs, their_params, np.dtype(DTYPES[dtype]), max_shard)
-        exact = None if stand_in is None else jax.tree.map(_host, head_file.part(model, params))
+        exact = None if stand_in is None else jax.tree.map(to_host, head_file.part(model, params))
         if work is not None:
             json_file.write(work / "config.json", config)
             if exact is not None:
@@ -200,6 +219,7 @@ def save(
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
+    distributed.agree(None)  # the others may read it now
     return path
 
 
@@ -240,7 +260,8 @@ def _write_params(work: Path | None, model: Model, params: Params, dtype: np.dty
     rows: dict[str, tuple[Tensor, int | None]] = {}
     sizes: list[tuple[str, int]] = []
     encoder = isinstance(model.config, EncoderConfig)
-    for row, shape in table(model.config.family, model.shapes, bert.PREFIX if encoder and model.head else ""):
+    shapes, adapters = model.with_config(weights="float32", lora=None).shapes, model.config.lora
+    for row, shape in table(model.config.family, shapes, bert.PREFIX if encoder and model.head else ""):
         if model.head is not None and row.name == "lm_head.weight":
             continue
         layers = range(shape[0]) if row.stacked else (None,)
@@ -254,7 +275,11 @@ def _write_params(work: Path | None, model: Model, params: Params, dtype: np.dty
 
     @functools.lru_cache(maxsize=1)  # the layers of a parameter follow each other
     def host(keys: tuple[str, ...]) -> np.ndarray:
-        return _host(lookup(params, keys))
+        near = lookup(params, keys[:-1])
+        here = {name: jax.tree.map(to_host, near[name]) for name in (keys[-1], keys[-1] + SCALE) if name in near}
+        adapter = near.get("lora", {}).get(keys[-1])
+        here |= {} if adapter is None else {"lora": {keys[-1]: jax.tree.map(to_host, adapter)}}
+        return plain(here, keys[-1:], adapters, np)
 
     def tensor(name: str) -> np.ndarray:
         if name not in rows:
@@ -276,13 +301,6 @@ def _replace(path: Path, work: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _host(x: Any) -> np.ndarray:
-    """The whole array in this process, wherever its pieces are."""
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        x = multihost_utils.process_allgather(x, tiled=True)
-    return np.asarray(x)
-
-
 def _directory(path: Path | str) -> Path:
     path = Path(path)
     if not path.is_dir():
@@ -290,7 +308,8 @@ def _directory(path: Path | str) -> Path:
     return path
 
 
-def _set(tree: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+def put(tree: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+    """Sets the leaf at a path of nested dicts; branches that are missing are made."""
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
     tree[keys[-1]] = value

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -17,8 +17,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from rmjax.models.config import Activation, DecoderConfig, EncoderConfig, Rope
+from rmjax.models.config import Activation, DecoderConfig, EncoderConfig, Remat, Rope
+from rmjax.sharding import RULES, shard
 
+KEPT: Mapping[str, tuple[str, ...]] = {  # by `config.Remat`: what is kept, by its `checkpoint_name`
+    "full": (),
+    "attention": ("attention",),  # blockwise.NAME: the output and the log-sum-exp
+    "qkv": ("attention", "qkv"),
+    "products": ("attention", "qkv", "attended", "gate", "up"),
+}
 SHALLOW = 8  # layers; a loop over so few is unrolled: it would stack what the backward pass needs, a fifth of its time
 
 
@@ -56,13 +63,21 @@ class Constant:
         return jnp.full(shape, self.value, jnp.float32)
 
 
-def param(shape: tuple[int, ...], axes: tuple[str | None, ...], init: Init, *, trainable: bool = True) -> nnx.Param:
-    """A float32 parameter; its axes' logical names (`sharding.RULES`) and how to draw it ride along as metadata.
+def param(
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    init: Init,
+    *,
+    trainable: bool = True,
+    dtype: Any = jnp.float32,
+) -> nnx.Param:
+    """A parameter; its axes' logical names (`sharding.RULES`) and how to draw it ride along as metadata.
 
+    float32, but for what is never trained and kept smaller (`models/quantised.py`).
     Modules are only ever built abstractly (`parts`); `Model.init` draws the values. What is not trainable gets no
     gradient from its module, so that Adam leaves it as it is.
     """
-    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, init=init, trainable=trainable)
+    return nnx.Param(jnp.zeros(shape, dtype), axes=axes, init=init, trainable=trainable)
 
 
 @jax.tree_util.register_dataclass
@@ -117,6 +132,35 @@ def parts(build: Callable[[], nnx.Module]) -> Parts:
     return Parts(graphdef, *known, tree(lambda v: v.get_metadata("trainable")))
 
 
+# What is computed before and what is computed after are not fused, nor are their gradients. Fused into a matrix product
+# that reads it, a value is computed once for every tile of the product: a TPU loses up to half of the product's speed.
+apart = jax.lax.optimization_barrier
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(w: Array, axes: tuple[str | None, ...], dtype: Any) -> Array:
+    w = shard(w.astype(dtype), *axes)
+    return shard(w, *(None if a is not None and RULES[a] == "fsdp" else a for a in axes))
+
+
+def _gathered_bwd(axes: tuple[str | None, ...], dtype: Any, _: None, g: Array) -> tuple[Array]:
+    return (shard(g, *axes).astype(jnp.float32),)
+
+
+_gathered.defvjp(lambda w, axes, dtype: (_gathered(w, axes, dtype), None), _gathered_bwd)
+
+
+def whole(w: nnx.Param, dtype: Any) -> Array:
+    """A matrix as a product reads it: in the activations' `dtype`, gathered from the devices that hold its parts.
+
+    A float32 master is cast where it lies, before the gathering: half as many bytes are sent. Its gradient goes the
+    same way back, summed over devices and scattered in `dtype`, and only then float32: a reduce-scatter, which XLA
+    makes of the sum and the slice only where they meet. A weight that is kept small is gathered as it is kept.
+    """
+    axes, value = w.get_metadata("axes"), w[...]
+    return _gathered(value, axes, dtype if value.dtype == jnp.float32 else value.dtype).astype(dtype)
+
+
 def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float, offset: bool) -> Float[Array, "*b d"]:
     """x / rms(x) * w (arXiv:1910.07467), or * (1 + w) with `offset`; computed in float32."""
     y = x.astype(jnp.float32)
@@ -158,8 +202,16 @@ def rotations(ropes: tuple[Rope, ...], head_dim: int, positions: Int[Array, "b t
 def rotate(x: Float[Array, "b t n h"], rotation: Float[Array, "2 b t f"]) -> Float[Array, "b t n h"]:
     """Turns each (i, i + h/2) pair of dimensions by its angle; computed in float32."""
     cos, sin = rotation[0][:, :, None, :], rotation[1][:, :, None, :]
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    if x.dtype != jnp.bfloat16:
+        a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    # Halves change places in a product with a permutation, exact in bfloat16: cutting and joining rows of 128 numbers
+    # within their lanes costs a TPU three times as much.
+    h = x.shape[-1]
+    places = jnp.asarray(np.roll(np.eye(h), h // 2, axis=0), x.dtype)
+    swapped = jnp.einsum("btnh,hi->btni", x, places, preferred_element_type=jnp.float32)
+    both = lambda first, second: jnp.concatenate([first, second], axis=-1)
+    return (x.astype(jnp.float32) * both(cos, cos) + swapped * both(-sin, sin)).astype(x.dtype)
 
 
 def walk(body: Callable, x: Array, layers: Any, c: DecoderConfig | EncoderConfig) -> tuple[Array, Any]:
@@ -173,6 +225,22 @@ def walk(body: Callable, x: Array, layers: Any, c: DecoderConfig | EncoderConfig
     x, low = scan(x, jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf[: c.frozen]), layers))
     x, high = scan(x, jax.tree.map(lambda leaf: leaf[c.frozen :], layers))
     return x, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high)
+
+
+@jax.custom_vjp
+def gradients_apart(x: Any) -> Any:
+    """x; but what is computed of its gradients is not fused with what computes them (see `apart`)."""
+    return x
+
+
+gradients_apart.defvjp(lambda x: (x, None), lambda _, g: (apart(g),))
+
+
+def rematerialised(body: Callable, how: Remat) -> Callable:
+    """A layer whose backward pass computes again what `how` does not keep."""
+    if how == "none":
+        return body
+    return jax.checkpoint(body, policy=jax.checkpoint_policies.save_only_these_names(*KEPT[how]))
 
 
 def activate(x: Float[Array, "*b"], kind: Activation) -> Float[Array, "*b"]:

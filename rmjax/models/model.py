@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,9 +17,9 @@ from jaxtyping import Array, Float, Int
 
 from rmjax.data.rows import Rows
 from rmjax.errors import UserError
-from rmjax.models import pooling
+from rmjax.models import lora, pooling, quantised
 from rmjax.models.cache import PromptCache, SuffixCache
-from rmjax.models.config import DecoderConfig, EncoderConfig
+from rmjax.models.config import DecoderConfig, EncoderConfig, Lora
 from rmjax.models.decoder import Decoder
 from rmjax.models.encoder import Encoder
 from rmjax.models.heads import HeadConfig
@@ -66,6 +66,14 @@ class Network(nnx.Module):
         if isinstance(self.config, EncoderConfig):
             raise UserError("an encoder gives no log-probabilities; use a scalar score, or a decoder")
         return self.decoder.logits(hidden)
+
+    def target_logps(
+        self, states: Float[Array, "b n d"], targets: Int[Array, "b n"], pieces: int = 0
+    ) -> Float[Array, "b n"]:
+        """log p(target | state), float32. UserError where there is no output head."""
+        if isinstance(self.config, EncoderConfig):
+            raise UserError("an encoder gives no log-probabilities; use a scalar score, or a decoder")
+        return self.decoder.target_logps(states, targets, pieces)
 
     def prefill(self, tokens: Int[Array, "p s"], lengths: Int[Array, " p"]) -> tuple[Array, PromptCache]:
         return self.decoder.prefill(tokens, lengths)
@@ -117,12 +125,55 @@ class Model:
         return self.config.embed * len(self.pool)
 
     def init(self, key: Array, *, mesh: Mesh | None = None) -> Params:
-        """New parameters, float32; with a mesh, laid out over it by `sharding.RULES`.
+        """New parameters; with a mesh, laid out over it by `sharding.RULES`.
 
         Each is drawn from a stream of its own (key, path), on the host: the same on every platform and mesh, untouched
         by what else the model has, and without the compilation that a jitted draw per shape costs.
         """
-        return self._draw(key, self.inits, self.shapes, mesh)
+        plain = self.with_config(weights="float32")
+        return self.stored(plain._draw(key, plain.inits, plain.shapes, mesh), mesh=mesh)
+
+    def stored(self, params: Params, *, mesh: Mesh | None = None) -> Params:
+        """float32 parameters of this model, adapters aside, as it keeps them (`config.weights`)."""
+        if self.config.weights == "float32":
+            return params
+        shardings = None if mesh is None else tree_shardings(self.axes, self.shapes, mesh)
+        return jax.jit(lambda tree: quantised.stored_tree(tree, self.shapes), out_shardings=shardings)(params)
+
+    def with_adapters(self, params: Params, how: Lora, key: Array, *, mesh: Mesh | None = None) -> tuple[Model, Params]:
+        """The model with new adapters beside its matrices, and its parameters with them; nothing is copied."""
+        model = self.with_config(lora=how)
+        pick = lambda tree: partition(tree, lambda keys: "lora" in keys)[0]
+        return model, join(params, model._draw(key, pick(model.inits), pick(model.shapes), mesh))
+
+    def without_adapters(self, params: Params) -> tuple[Model, Params]:
+        """The model with its adapters off, and its parameters without them: the reference of one that was adapted."""
+        return self.with_config(lora=None), partition(params, lambda keys: "lora" not in keys)[0]
+
+    def merged(self, params: Params, *, mesh: Mesh | None = None) -> tuple[Model, Params]:
+        """The plain model that computes the same: adapters added to their matrices, all parameters float32."""
+        if self.plain:
+            return self, params
+        plain = self.with_config(lora=None, weights="float32")
+        one = lambda params, path: lora.plain(params, [key.key for key in path], self.config.lora)
+        whole = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: one(params, path), plain.shapes)
+        shardings = None if mesh is None else tree_shardings(plain.axes, plain.shapes, mesh)
+        return plain, jax.jit(whole, out_shardings=shardings)(params)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all parameters are float32 and none are adapters: what can be trained whole, and saved."""
+        return self.config.lora is None and self.config.weights == "float32"
+
+    def split(self, params: Params) -> tuple[Params, Params | None]:
+        """(what is trained, what is left alone or None); `join` puts them together again.
+
+        With adapters, they and the reward head, with an encoder's pooler, are trained; else all parameters.
+        """
+        if self.config.lora is None:
+            return params, None
+        head = lambda keys: keys[0] == "head" or (self.head is not None and keys[1].startswith("pool_"))
+        return partition(params, lambda keys: "lora" in keys or head(keys))
 
     def bind(self, params: Params) -> Network:
         """The network with these parameters; call it inside jit."""
@@ -132,7 +183,10 @@ class Model:
         return nnx.merge(self.graphdef, params)
 
     def with_config(self, **changes: Any) -> Model:
-        """The same model with fields of its config changed, e.g. dtype or remat: parameters stay valid."""
+        """The same model with fields of its config changed.
+
+        Parameters stay valid, but for `lora` and `weights` (`with_adapters`, `stored`, `merged`).
+        """
         return Model.of(dataclasses.replace(self.config, **changes), self.head, self.pool)
 
     def with_head(self, head: HeadConfig | None, pool: Pool | None = None) -> Model:
@@ -178,8 +232,30 @@ class Model:
 
     @property
     def matrices(self) -> Any:
-        """The parameter tree, as booleans: weight matrices and tables (which decay), not norms and biases."""
-        return jax.tree.map(lambda axes: "embed" in axes, self.axes, is_leaf=lambda a: isinstance(a, tuple))
+        """The parameter tree, as booleans: weight matrices, tables and adapters (which decay), not norms and biases."""
+        decays = lambda path, axes: "embed" in axes or any(k.key == "lora" for k in path)
+        return jax.tree_util.tree_map_with_path(decays, self.axes, is_leaf=lambda a: isinstance(a, tuple))
+
+
+def partition(tree: Any, wanted: Callable[[tuple[str, ...]], bool]) -> tuple[Any, Any]:
+    """Nested dicts -> (those leaves whose path is wanted, the others), without empty branches."""
+
+    def walk(branch: Any, keys: tuple[str, ...]) -> tuple[Any, Any]:
+        if not isinstance(branch, dict):
+            return (branch, {}) if wanted(keys) else ({}, branch)
+        both = {name: walk(leaf, (*keys, name)) for name, leaf in branch.items()}
+        empty = lambda x: isinstance(x, dict) and not x
+        return tuple({name: two[i] for name, two in both.items() if not empty(two[i])} for i in (0, 1))
+
+    return walk(tree, ())
+
+
+def join(one: Any, other: Any | None) -> Any:
+    """The nested dicts with the leaves of both, sorted by name as a model's own; `one` where there is no other."""
+    if other is None:
+        return one
+    both = lambda name: join(one[name], other[name]) if name in one and name in other else {**one, **other}[name]
+    return {name: both(name) for name in sorted(one.keys() | other.keys())}
 
 
 def lookup(tree: Any, keys: Sequence[str]) -> Any:

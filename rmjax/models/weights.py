@@ -35,27 +35,27 @@ class Tensor:
     def their_shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
         """The shape on disk of a tensor of shape `ours` (without the layer axis)."""
         size = dict(zip(self.ours.split(), ours, strict=True))
-        return tuple(math.prod(size[axis] for axis in group) for group in _groups(self.theirs))
+        return tuple(math.prod(size[axis] for axis in group) for group in layout(self.theirs))
 
     def read(self, x: np.ndarray, ours: tuple[int, ...]) -> np.ndarray:
         """On-disk layout -> ours."""
         size = dict(zip(self.ours.split(), ours, strict=True))
-        flat = [axis for group in _groups(self.theirs) for axis in group]
+        flat = [axis for group in layout(self.theirs) for axis in group]
         x = x.reshape([size[axis] for axis in flat])
         return x.transpose([flat.index(axis) for axis in self.ours.split()])
 
     def write(self, x: np.ndarray) -> np.ndarray:
         """Our layout -> the one on disk."""
         shape, axes = self.their_shape(x.shape), self.ours.split()
-        flat = [axis for group in _groups(self.theirs) for axis in group]
+        flat = [axis for group in layout(self.theirs) for axis in group]
         return np.ascontiguousarray(x.transpose([axes.index(axis) for axis in flat]).reshape(shape))
 
 
-def _groups(layout: str) -> list[list[str]]:
+def layout(text: str) -> list[list[str]]:
     """ "(n h) d" -> [["n", "h"], ["d"]]."""
     groups: list[list[str]] = []
     inside = False
-    for word in layout.replace("(", " ( ").replace(")", " ) ").split():
+    for word in text.replace("(", " ( ").replace(")", " ) ").split():
         if word in "()":
             inside = word == "("
             groups += [[]] if inside else []

@@ -11,56 +11,29 @@ import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from rmjax.data.rows import Group, Rows
 from rmjax.errors import UserError
 from rmjax.models.pooling import take_tokens
-from rmjax.sharding import shard
-
-LOGIT_BYTES = 1 << 28  # the most that the logits of one chunk may take
 
 
-def token_logps(decoder: Any, hidden: Float[Array, "b t d"], rows: Rows, *, chunk: int = 0) -> Float[Array, "b n"]:
+def token_logps(module: Any, hidden: Float[Array, "b t d"], rows: Rows, *, pieces: int = 0) -> Float[Array, "b n"]:
     """log p(target | what precedes it), float32, 0 where a row has no target.
 
-    Hidden states are gathered at the scored tokens first, so logits exist only there, and at most `chunk` of them per
-    row at a time: never [b, t, v].
+    Hidden states are gathered at the scored tokens first, so logits exist only there, and of a part of the vocabulary
+    at a time: never [b, t, v].
 
     Args:
-      decoder: has `logits(hidden [..., d]) -> [..., v]`.
+      module: has `target_logps(states [b, n, d], targets [b, n], pieces)`.
       hidden: final hidden states.
       rows: `source` and `target` index into the row, -1 where absent.
-      chunk: scored tokens per row at a time; their logits are recomputed in the backward pass. 0: as many as fit in
-        `LOGIT_BYTES`, and nothing is recomputed where all of them do.
+      pieces: of the vocabulary (`models/vocabulary.py`); 0: as many as memory asks for.
     """
-    b, n = rows.target.shape
-    there = rows.target >= 0
     states = take_tokens(hidden, rows.source)
     targets = jnp.take_along_axis(rows.tokens, jnp.maximum(rows.target, 0), axis=1)
-
-    def piece(h: Float[Array, "b m d"], y: Int[Array, "b m"]) -> Float[Array, "b m"]:
-        logits = shard(decoder.logits(h), "batch", "length", "vocab").astype(jnp.float32)
-        # A comparison instead of a gather: its gradient is a select that fuses, not a scatter into [b, m, v].
-        is_target = y[..., None] == jnp.arange(logits.shape[-1], dtype=y.dtype)
-        return jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1) - jax.nn.logsumexp(logits, axis=-1)
-
-    if not chunk:
-        vocab = jax.eval_shape(decoder.logits, jax.ShapeDtypeStruct(hidden.shape[-1:], hidden.dtype)).shape[-1]
-        chunk = max(1, LOGIT_BYTES // (4 * b * vocab))
-    if chunk >= n:
-        return jnp.where(there, piece(states, targets), 0.0)
-
-    pieces = -(-n // chunk)
-
-    def split(x: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), (0, pieces * chunk - n)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(b, pieces, chunk, *x.shape[2:]), 1, 0)
-
-    logps = jax.lax.map(lambda hy: jax.checkpoint(piece)(*hy), (split(states), split(targets)))
-    return jnp.where(there, jnp.moveaxis(logps, 0, 1).reshape(b, pieces * chunk)[:, :n], 0.0)
+    return jnp.where(rows.target >= 0, module.target_logps(states, targets, pieces), 0.0)
 
 
 def slot_sums(values: Float[Array, "b n"], rows: Rows) -> Float[Array, "b c"]:

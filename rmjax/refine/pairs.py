@@ -116,6 +116,11 @@ def weighted(
     return [dataclasses.replace(p, weight=w) for p, w in zip(made, raw, strict=True)]
 
 
+def item_of(group: Group) -> str:
+    """The id of the item whose judgments, in one slot order, a group of `groups` holds."""
+    return group.id.rsplit("|", 1)[0]
+
+
 def groups(made: Sequence[Pair], items: Sequence[Preference] = ()) -> list[Group]:
     """One group per prompt: its judgments once each, and the pairs among them.
 

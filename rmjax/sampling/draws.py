@@ -21,6 +21,7 @@ from rmjax.errors import UserError
 from rmjax.sampling.constraints import release, restrict
 from rmjax.sampling.filters import filtered
 from rmjax.sampling.policy import Sampling
+from rmjax.sharding import shard
 
 
 def words(seed: int) -> np.ndarray:
@@ -63,8 +64,18 @@ def uniforms(
     return jnp.moveaxis(drawn, 2, 0)
 
 
+def block(vocab: int) -> int:
+    """How many ids are drawn from at the second of `draw`'s two levels; the first is over blocks of so many."""
+    return 1 << max(0, math.ceil(math.log2(vocab) / 2))
+
+
+def whole(vocab: int, devices: int) -> int:
+    """The vocabulary filled up so that each of the devices that it lies over holds whole blocks."""
+    return vocab + -vocab % (block(vocab) * devices)
+
+
 def draw(
-    logits: Float[Array, "*b v"], uniform: Float[Array, "*b 2"] | None, sampling: Sampling
+    logits: Float[Array, "*b v"], uniform: Float[Array, "*b 2"] | None, sampling: Sampling, *, vocab: int = 0
 ) -> tuple[Int[Array, "*b"], Float[Array, "*b"]]:
     """Draws one token from each distribution.
 
@@ -72,18 +83,26 @@ def draw(
         logits: float32, untempered.
         uniform: two random numbers in [0, 1) each; None at temperature 0.
         sampling: how.
+        vocab: ids from here on only fill up the vocabulary (`whole`), and are not drawn; 0: there are none.
 
     Returns:
         The tokens, int32, and the log of the sum of exp(logits): a token's log-probability is its logit minus that.
     """
-    top = jnp.max(logits, axis=-1, keepdims=True)
-    normaliser = (top + jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1, keepdims=True)))[..., 0]
-    scores = restrict(logits, sampling.allowed)
+    if vocab and vocab < logits.shape[-1]:
+        logits = jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits, -jnp.inf)
+    size = block(vocab or logits.shape[-1])
+    blocks = _blocks(logits, size)
+    sums, top = _sums(blocks)
+    normaliser = top + jnp.log(jnp.sum(sums, axis=-1))
     if sampling.greedy:
-        index = _argmax(scores)
+        index = _argmax(restrict(logits, sampling.allowed))
+    elif sampling.plain:
+        index = _inverse(blocks, sums, uniform)
     else:
+        scores = restrict(logits, sampling.allowed)
         scores = filtered(scores / sampling.temperature, sampling)
-        index = _inverse(scores, uniform)
+        blocks = _blocks(scores, block(scores.shape[-1]) if sampling.allowed else size)
+        index = _inverse(blocks, _sums(blocks)[0], uniform)
     return release(index, sampling.allowed), normaliser
 
 
@@ -94,20 +113,33 @@ def _argmax(x: Float[Array, "*b v"]) -> Int[Array, "*b"]:
     return jnp.min(index, axis=-1).astype(jnp.int32)
 
 
-def _inverse(scores: Float[Array, "*b v"], uniform: Float[Array, "*b 2"]) -> Int[Array, "*b"]:
+def _blocks(scores: Float[Array, "*b v"], size: int) -> Float[Array, "*b n size"]:
+    """The last axis in blocks, filled up with what is never drawn."""
+    pad = [(0, 0)] * (scores.ndim - 1) + [(0, -scores.shape[-1] % size)]
+    return jnp.pad(scores, pad, constant_values=-jnp.inf).reshape(*scores.shape[:-1], -1, size)
+
+
+def _sums(blocks: Float[Array, "*b n m"]) -> tuple[Float[Array, "*b n"], Float[Array, "*b"]]:
+    """The sum of exp(score - top) over each block, and top, the highest score of all."""
+    top = jnp.max(blocks, axis=(-2, -1))
+    sums = jnp.sum(jnp.exp(blocks - top[..., None, None]), axis=-1)
+    if sums.ndim > 1:  # whole on every device from here on: there are few
+        sums = shard(sums, "batch", *(None,) * (sums.ndim - 1))
+    return sums, top
+
+
+def _inverse(
+    blocks: Float[Array, "*b n m"], sums: Float[Array, "*b n"], uniform: Float[Array, "*b 2"]
+) -> Int[Array, "*b"]:
     """Inverts the cumulative distribution in two levels: a block of ids, then an id of the block.
 
     Only blocks are summed over the whole vocabulary, and each level has a random number of its own, so that float32
     numbers are fine enough for unlikely ids of large vocabularies.
     """
-    *batch, v = scores.shape
-    block = 1 << max(0, math.ceil(math.log2(v) / 2))
-    pad = [(0, 0)] * len(batch) + [(0, -v % block)]
-    scores = jnp.pad(scores, pad, constant_values=-jnp.inf).reshape(*batch, -1, block)
-    top = jnp.max(scores, axis=(-2, -1), keepdims=True)
-    which = _pick(jnp.sum(jnp.exp(scores - top), axis=-1), uniform[..., 0])
-    inside = jnp.take_along_axis(scores, which[..., None, None], axis=-2)[..., 0, :]
-    return which * block + _pick(jnp.exp(inside - jnp.max(inside, axis=-1, keepdims=True)), uniform[..., 1])
+    which = _pick(sums, uniform[..., 0])
+    inside = jnp.take_along_axis(blocks, which[..., None, None], axis=-2)[..., 0, :]
+    inside = jnp.exp(inside - jnp.max(inside, axis=-1, keepdims=True))
+    return which * blocks.shape[-1] + _pick(inside, uniform[..., 1])
 
 
 def _pick(weights: Float[Array, "*b n"], uniform: Float[Array, "*b"]) -> Int[Array, "*b"]:

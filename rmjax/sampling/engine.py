@@ -15,12 +15,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from rmjax.models.cache import PromptCache, SuffixCache
 from rmjax.models.model import Model
-from rmjax.sampling.draws import draw, uniforms
+from rmjax.sampling.draws import draw, uniforms, whole
 from rmjax.sampling.policy import Sampling
+from rmjax.sharding import RULES, shard
 
 Leaf = Any  # an array, or what tree.map put in its place; the shape is in the comment
 ROUND = 64  # the most steps of a round
@@ -74,7 +75,7 @@ class Drawn:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Parameters as decoding reads them: matrices in the activations' dtype, layers apart."""
+    """Parameters as decoding reads them: matrices in the activations' dtype, layers apart, output head `_filled`."""
 
     params: Any
     blocks: Any
@@ -96,6 +97,10 @@ class Engine:
     def _weights(self, params: Any) -> Weights:
         dtype = self._model.config.dtype
         params = jax.tree.map(lambda x, m: x.astype(dtype) if m else x, params, self._model.matrices)
+        decoder = params["decoder"]
+        head = "table" if self._model.config.tied else "unembed"
+        if head in decoder:
+            params = {**params, "decoder": {**decoder, head: _filled(decoder[head])}}
         return Weights(params, self._model.bind(params).decoder.unstack())
 
     def _start(self, rows: int, slots: int, length: int, size: int) -> State:
@@ -135,7 +140,7 @@ class Engine:
             hidden=jnp.where(slots.fresh[..., None], state.last[:, None], state.hidden),
         )
         numbers = None if sampling.greedy else uniforms(seed, slots.ids, slots.index, lengths, ROUND)
-        stop = jnp.asarray(self._eos, jnp.int32)
+        stop, vocab = jnp.asarray(self._eos, jnp.int32), self._model.config.vocab
         empty = Drawn(
             tokens=jnp.zeros((ROUND, *p_g), jnp.int32),
             logps=jnp.zeros((ROUND, *p_g), jnp.float32),
@@ -152,7 +157,7 @@ class Engine:
         def body(carry: tuple[Array, State, Drawn]) -> tuple[Array, State, Drawn]:
             step, state, drawn = carry
             logits = network.logits(state.hidden)
-            token, normaliser = draw(logits, None if numbers is None else numbers[step], sampling)
+            token, normaliser = draw(logits, None if numbers is None else numbers[step], sampling, vocab=vocab)
             logp = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0] - normaliser
             busy = ~drawn.done
             stopped = busy & jnp.isin(token, stop)
@@ -174,6 +179,13 @@ class Engine:
 
         _, state, drawn = jax.lax.while_loop(going, body, (jnp.int32(0), state, empty))
         return state, drawn
+
+
+def _filled(table: Float[Array, "v d"]) -> Float[Array, "w d"]:
+    """An output head with rows up to `whole`: cut between blocks, logits are summed by blocks where they lie."""
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = 1 if mesh.empty else mesh.shape[RULES["vocab"]]
+    return shard(jnp.pad(table, ((0, whole(table.shape[0], devices) - table.shape[0]), (0, 0))), "vocab", "embed")
 
 
 @functools.lru_cache(maxsize=32)

@@ -22,6 +22,7 @@ import numpy as np
 from rmjax import json_file, jsonl
 from rmjax.errors import UserError
 from rmjax.records import Rollout
+from rmjax.sharding import to_host
 
 MEND = "delete both files or choose another path"
 
@@ -74,7 +75,7 @@ def digest(prompt: Any) -> str:
 def fingerprint(params: Any) -> str:
     """16 hex digits that stand for every bit of the parameters, however they are laid out over devices."""
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    sums = np.asarray(_sums(params)).tobytes()
+    sums = to_host(_sums(params)).tobytes()
     return hashlib.blake2b(json.dumps(paths).encode() + sums, digest_size=8).hexdigest()
 
 

@@ -52,6 +52,11 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0
 
+    @property
+    def plain(self) -> bool:
+        """Whether tokens are drawn from the model's own distribution."""
+        return self == dataclasses.replace(self, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, allowed=())
+
     def check_vocab(self, size: int) -> None:
         """Raises UserError where an id is not one of a model with `size` embeddings."""
         for name in ("watch", "allowed"):

@@ -12,10 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from rmjax import distributed
 from rmjax.errors import UserError
 from rmjax.models.model import Model
 from rmjax.progress import TALLY, Meter
 from rmjax.records import Rollout
+from rmjax.sampling import shards
 from rmjax.sampling.draws import words
 from rmjax.sampling.engine import ROUND, Limits, State, engine_of
 from rmjax.sampling.journal import Journal, digest, settings_of
@@ -84,12 +86,13 @@ class Sampler:
         self._weights = self._engine.weights(params)
 
     def run(self, requests: Sequence[Request], *, path: Path | None = None, label: str = "sampling") -> list[Rollout]:
-        """Samples all requests.
+        """Samples all requests. Several processes take every so-many-th request each, and hand all rollouts to all.
 
         Args:
             requests: with distinct ids.
             path: JSONL file to which rollouts are appended as they finish. What it holds already is not sampled again,
-                so the same call after an interruption goes on; `path` + ".run.json" says what it was sampled with.
+                so the same call after an interruption goes on; `path` + ".run.json" says what it was sampled with. Each
+                of several processes appends to a file of its own (`shards`).
             label: of the progress bar.
 
         Returns:
@@ -101,22 +104,40 @@ class Sampler:
         """
         path = None if path is None else Path(path)
         self._check(requests)
-        journal, known = None, {}
+        processes, settings, prompts, known = distributed.count(), {}, {}, {}
         if path is not None:
             settings = settings_of(self._params, self._model, self._sampling, self._seed, self._eos)
-            journal = Journal(path, settings, {r.id: digest(r.prompt) for r in requests})
-            known = dict(journal.known)
-        missing = {r.id: [i for i in _indices(r) if (r.id, i) not in known] for r in requests}
+            prompts = {r.id: digest(r.prompt) for r in requests}
+            known = shards.fold(path, settings, prompts)
+            path = shards.own(path)
+        mine = requests if processes == 1 else requests[distributed.index() :: processes]
+        with distributed.alone():
+            found = self._run(mine, known, None if path is None else Journal(path, settings, prompts), label)
+        if processes > 1:
+            sampled = sum(len(rollout.tokens) for rollout in found.values())
+            parts = distributed.gather(found)
+            found = {key: rollout for part in parts for key, rollout in part.items()}
+            TALLY.add(sampled=sum(len(rollout.tokens) for rollout in found.values()) - sampled)
+        known |= found
+        return [known[r.id, i] for r in requests for i in _indices(r)]
+
+    def _run(
+        self, requests: Sequence[Request], known: Mapping[tuple[str, int], Rollout], journal: Journal | None, label: str
+    ) -> dict[tuple[str, int], Rollout]:
+        """The rollouts that are not known: those of the journal, and the rest sampled now."""
+        found = {} if journal is None else dict(journal.known)
+        have = known.keys() | found.keys()
+        missing = {r.id: [i for i in _indices(r) if (r.id, i) not in have] for r in requests}
         asked = [r for r in requests if missing[r.id]]
         with contextlib.ExitStack() as stack:
             if journal is not None:
                 stack.callback(journal.close)
             meter = stack.enter_context(Meter(label, sum(map(len, missing.values())), "samples", quiet=self._quiet))
             for rollout in self._sample(asked, missing, meter):
-                known[rollout.id, rollout.index] = rollout
+                found[rollout.id, rollout.index] = rollout
                 if journal is not None:
                     journal.append(rollout)
-        return [known[r.id, i] for r in requests for i in _indices(r)]
+        return found
 
     def _check(self, requests: Sequence[Request]) -> None:
         ids: set[str] = set()

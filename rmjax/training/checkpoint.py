@@ -1,30 +1,33 @@
 """Checkpoints (Orbax): state, data position, settings and token contract, in folders `<updates made>`.
 
 A folder appears under its name only when it is whole. Orbax notices files that are missing or cut, but not a flipped
-byte in an array, so a checksum of the state is kept too.
+byte, so checksums of the state and of what is kept beside it are kept too.
+
+With several processes every one of them calls every method; one of them renames and deletes.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import hashlib
+import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
-from rmjax.data.rows import Group
+from rmjax import distributed
 from rmjax.errors import UserError
 from rmjax.progress import say
+from rmjax.training.identity import changes, checksum
 from rmjax.training.state import TrainState
 
 FOLDER = "checkpoints"  # in the folder of a training
+NO_DAMAGE = (UserError, MemoryError, jax.errors.JaxRuntimeError)  # of loading: a device without memory is none
 
 
 class Resumed(NamedTuple):
@@ -35,11 +38,22 @@ class Resumed(NamedTuple):
     sums: Mapping[str, Any]  # of `metrics.Window`
 
 
+class Best(NamedTuple):
+    """The lowest held-out loss so far, and the number of updates that it was reached after."""
+
+    step: int
+    loss: float
+
+
 class Checkpoints:
-    """The checkpoints of one run in `folder`; the newest `keep` are kept."""
+    """The checkpoints of one run in `folder`; the newest `keep` are kept, and the best one.
+
+    `best` is None until a checkpoint with a held-out loss was saved.
+    """
 
     def __init__(self, folder: Path, settings: Mapping[str, str], *, keep: int) -> None:
         self.folder = folder.absolute()
+        self.best: Best | None = None
         self._settings = dict(settings)
         self._keep = keep
         self._saving: Any = None
@@ -60,56 +74,122 @@ class Checkpoints:
         A damaged one is named on stderr and put aside as `<step>.damaged`.
 
         Raises:
-          UserError: it belongs to a run with other settings, or none of them can be read.
+          UserError: it belongs to a run with other settings, or none of them can be read, now or in an earlier call.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        for step in reversed(distributed.agree(self.steps())):  # a disk may show one process more than another
             path = self.folder / str(step)
             try:
-                about, state = _load(path, abstract, data, self._settings)
-            except UserError:
+                about, state = self._load(path, abstract)
+                problem = ""
+            except NO_DAMAGE:
                 raise
             except Exception as error:  # whatever Orbax and TensorStore make of broken files
-                say(
-                    f"DAMAGED checkpoint {path}: {_short(error)}; put aside, trying the one before it", style="bold red"
-                )
-                if jax.process_index() == 0:
-                    path.rename(_free(path.with_name(f"{step}.damaged")))
+                problem = _short(error)
+            if _any(bool(problem)):
+                problem = problem or "another process cannot read it"
+                say(f"DAMAGED checkpoint {path}: {problem}; put aside, trying the one before it", style="bold red")
+                _first_process(lambda path=path, step=step: path.rename(_free(path.with_name(f"{step}.damaged"))))
                 continue
+            data.set_state(about["data"])
+            # Where a damaged checkpoint had beaten the best one, that is gone; it will be beaten again.
+            self.best = about["best"] and Best(*about["best"])
             return Resumed(step, state, about["sums"])
-        if steps:
-            raise UserError(f"{self.folder}: none of its checkpoints {steps} can be read; remove it to start anew")
+        damaged = sorted(path.name for path in self.folder.glob("*.damaged*"))
+        if damaged:
+            raise UserError(f"{self.folder}: none of its checkpoints can be read ({', '.join(damaged)}); remove it to "
+                            "start anew")  # fmt: skip
         return None
 
-    def save(self, step: int, state: TrainState, data: Any, sums: Mapping[str, Any]) -> None:
+    def restore_best(self, abstract: TrainState) -> TrainState:
+        """The state of the best checkpoint, when it is written.
+
+        Raises:
+          UserError: there is none, or it cannot be read; another one would be another result.
+        """
+        self.wait()
+        if self.best is None:
+            raise UserError(f"{self.folder}: no checkpoint was evaluated; choose the last one: train.select=last")
+        path = self.folder / str(self.best.step)
+        try:
+            return self._load(path, abstract)[1]
+        except NO_DAMAGE:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"DAMAGED checkpoint {path}, the best of this training: {_short(error)}; remove {self.folder} to train "
+                "anew"
+            ) from error
+
+    def improves(self, loss: float | None) -> bool:
+        """Whether a held-out loss is lower than all before it; None is not."""
+        return loss is not None and (self.best is None or loss < self.best.loss)
+
+    def save(
+        self, step: int, state: TrainState, data: Any, sums: Mapping[str, Any], *, loss: float | None = None
+    ) -> None:
         """Begins to save; the files are written while training goes on. `state` may be donated afterwards.
+
+        Args:
+          data: the iterator, whose position is the same in all processes.
+          loss: the held-out loss of these parameters, if they were evaluated.
 
         Raises UserError where this checkpoint, or the one before it, cannot be written.
         """
         from orbax.checkpoint import v1 as ocp
 
         self.wait()
-        about = {"settings": self._settings, "sums": dict(sums), "checksum": checksum(state)}
+        if self.improves(loss):
+            self.best = Best(step, loss)
+        about = {"settings": self._settings, "sums": dict(sums), "data": data.get_state(), "best": self.best}
+        about = {**about, "checksum": checksum(state)}
         path = self.folder / str(step)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)  # Orbax takes minutes to notice that it cannot
-            self._saving = ocp.save_checkpointables_async(path, {"state": state, "data": data}, custom_metadata=about)
+            metadata = {**about, "digest": _digest(about)}
+            self._saving = ocp.save_checkpointables_async(path, {"state": state}, custom_metadata=metadata)
         except (OSError, ValueError) as error:
             raise _unwritable(path, error) from error
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more, and only the newest checkpoints are left."""
-        if self._saving is not None:
-            saving, self._saving = self._saving, None
-            try:
-                saving.result()
-            except (OSError, ValueError) as error:
-                raise _unwritable(self.folder, error) from error
+        """Returns when nothing is being written any more, and only the newest and the best checkpoint are left.
+
+        Nothing is deleted before the checkpoint that takes its place is whole.
+        """
+        if self._saving is None:
+            return
+        saving, self._saving = self._saving, None
+        try:
+            saving.result()
+        except (OSError, ValueError) as error:
+            raise _unwritable(self.folder, error) from error
         if jax.process_index() == 0:
             for step in self.steps()[: -self._keep]:
-                shutil.rmtree(self.folder / str(step))
+                if self.best is None or step != self.best.step:
+                    shutil.rmtree(self.folder / str(step))
             for left in self.folder.glob("*.orbax-checkpoint-tmp*"):  # of a killed process
                 shutil.rmtree(left)
+
+    def _load(self, path: Path, abstract: TrainState) -> tuple[Mapping[str, Any], TrainState]:
+        from orbax.checkpoint import v1 as ocp
+
+        logger = logging.getLogger("absl")  # Orbax warns about every checkpoint that has one part
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)
+        try:
+            about = dict(ocp.checkpointables_metadata(path).custom_metadata)
+            if about.pop("digest") != _digest(about):
+                raise ValueError("what is kept beside the arrays is not what was saved")
+            if about["settings"] != self._settings:
+                raise UserError(
+                    f"{path} belongs to a run with other settings ({changes(about['settings'], self._settings)}): "
+                    "repeat its settings to continue it, or give another folder"
+                )
+            state = ocp.load_checkpointables(path, {"state": _on_device(abstract)})["state"]
+        finally:
+            logger.setLevel(level)
+        if checksum(state) != about["checksum"]:
+            raise ValueError("the arrays' checksum is not the one that was saved")
+        return about, state
 
 
 def remove(folder: Path) -> None:
@@ -118,72 +198,27 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder / FOLDER)
 
 
-def _load(
-    path: Path, abstract: TrainState, data: Any, settings: Mapping[str, str]
-) -> tuple[Mapping[str, Any], TrainState]:
-    from orbax.checkpoint import v1 as ocp
-
-    logger = logging.getLogger("absl")  # Orbax warns about every iterator that it cannot describe
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        about = ocp.checkpointables_metadata(path).custom_metadata
-        if about["settings"] != settings:
-            raise UserError(f"{path} belongs to a run with other settings ({_changes(about['settings'], settings)}): "
-                            "repeat its settings to continue it, or give another folder")  # fmt: skip
-        state = ocp.load_checkpointables(path, {"state": _on_device(abstract), "data": data})["state"]
-    finally:
-        logger.setLevel(level)
-    if checksum(state) != about["checksum"]:
-        raise ValueError("the arrays' checksum is not the one that was saved")
-    return about, state
-
-
 def _on_device(abstract: TrainState) -> TrainState:
     """Without a mesh, on the first device, whatever it was saved from."""
     first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or first), abstract)
 
 
-def checksum(tree: Any) -> int:
-    """The sum of all arrays' bits, modulo 2**32: the same on every mesh, and cheap beside writing them."""
-    return int(_checksum(tree))
+def _digest(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@jax.jit
-def _checksum(tree: Any) -> jax.Array:
-    def of(x: jax.Array) -> jax.Array:
-        bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
-        return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
-
-    return functools.reduce(jnp.add, [of(x) for x in jax.tree.leaves(tree)])
+def _any(one: bool) -> bool:
+    """Whether it is so in any process."""
+    return one if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(one)).any())
 
 
-def describe(value: Any, at: str) -> dict[str, str]:
-    """A configuration as a flat table, `field.field` -> text."""
-    if not dataclasses.is_dataclass(value):
-        return {at: repr(value)}
-    fields = [describe(getattr(value, f.name), f"{at}.{f.name}") for f in dataclasses.fields(value)]
-    return functools.reduce(dict.__or__, fields, {at: type(value).__qualname__})
-
-
-def fingerprint(groups: Sequence[Group]) -> str:
-    """A hash of everything in the groups, in order."""
-    digest = hashlib.sha256()
-    for group in groups:
-        columns = (group.ref_logps, group.weight, group.margin, group.smooth)
-        numbers = [np.asarray(x, np.float32) for x in columns]
-        for ids in (group.prompt, *group.completions, group.skip, [i for pair in group.pairs for i in pair]):
-            numbers.append(np.asarray(ids, np.int32))
-        digest.update(f"{group.id} {[x.size for x in numbers]}".encode())
-        digest.update(b"".join(x.tobytes() for x in numbers))
-    return digest.hexdigest()[:16]
-
-
-def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-    return "; ".join(f"{k}: {old.get(k)} -> {new.get(k)}" for k in changed[:4]) + more
+def _first_process(change: Callable[[], Any]) -> None:
+    """Changes what is on the disk once; every process goes on only when it is done."""
+    if jax.process_index() == 0:
+        change()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("checkpoint")
 
 
 def _unwritable(path: Path, error: Exception) -> UserError:

@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-import time
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
+from rmjax import distributed
 from rmjax.bounds import require
 from rmjax.data import packing
 from rmjax.data.limits import require_context
 from rmjax.data.pipeline import Batches, Together, batches
-from rmjax.data.rows import Group, Rows, TwoRows
+from rmjax.data.rows import Group
 from rmjax.errors import UserError
+from rmjax.models.model import join
 from rmjax.objectives.base import Objective
 from rmjax.progress import Meter, say
-from rmjax.sharding import RULES, spec
-from rmjax.training.checkpoint import FOLDER, Checkpoints, checksum, describe, fingerprint
-from rmjax.training.flops import measured_peak, train_flops
-from rmjax.training.metrics import Log, Window, Work
+from rmjax.sharding import batch_parts, current_mesh, place_rows
+from rmjax.training.checkpoint import FOLDER, Checkpoints
+from rmjax.training.compiles import Compiles, Watch
+from rmjax.training.flops import measured_peak, work
+from rmjax.training.held_out import Evaluation, Unit, prompt, split
+from rmjax.training.identity import checksum, describe, fingerprint
+from rmjax.training.metrics import Log, Window
 from rmjax.training.optimizer import Optimizer, share_of, transform
+from rmjax.training.profile import Profile
 from rmjax.training.recorder import Recorder
-from rmjax.training.state import abstract_state, current_mesh, new_state
+from rmjax.training.state import abstract_state, new_state
 from rmjax.training.step import train_step
 from rmjax.training.termination import Termination
 
 LONG = 1e12  # FLOPs of a run from which on its device's peak is worth measuring
 SECOND = 1_000_003  # the seed of unlabelled answers is so much above the data's
-FREE = ("save_every", "keep", "log_every", "quiet", "peak_flops")  # fields of `Train` that change no result
+FREE = ("save_every", "keep", "log_every", "quiet", "peak_flops", "profile")  # fields of `Train` that change no result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,9 @@ class Train:
     below. Then Adam starts anew for all of them, with moments and count 0, as if a second training began (linear
     probing, then fine-tuning: arXiv:2202.10054): moments that were kept for the head alone would come with a count that
     is wrong for all others. The schedule of the rate goes on, for it counts all updates.
+
+    eval_every: a part of the training data, all groups of a prompt on one side, is evaluated instead of trained on. The
+    lowest loss on it says which checkpoint is the best: that one is kept beside the newest, whatever `keep` says.
     """
 
     optimizer: Optimizer = Optimizer()
@@ -59,6 +67,9 @@ class Train:
     seed: int = 0  # of the data's order and of dropout's masks
     save_every: int = 0  # updates between checkpoints; the last update has one too; 0: none
     keep: int = 2  # newest checkpoints kept
+    eval_every: int = 0  # updates between evaluations on held-out training data; after the last one, too; 0: none
+    eval_share: float = 0.1  # share of the training prompts held out for these, by a hash
+    select: Literal["last", "best"] = "last"  # which parameters are the result: the last, or the best evaluated
     log_every: int = 10  # updates averaged in a row of metrics.jsonl
     dropout: float = 0.0  # share of the layers' outputs dropped in training; scores never are
     freeze: int = 0  # lowest layers that are not trained, nor are the embeddings then; 0: all is trained
@@ -66,12 +77,14 @@ class Train:
     pairs_per_group: int | None = None  # pairs drawn anew at every visit of a group; None: all
     length: int = 0  # tokens of a row; 0: what the longest group needs
     peak_flops: float = 0.0  # FLOP/s of one device, for MFU; 0: measured where the run is long enough
+    profile: int = 0  # updates traced with XLA's profiler, after the first two of a process; 0: none
     quiet: bool = False  # no progress bar
 
     def __post_init__(self) -> None:
         require("train.", self, "batch", "microbatches", "log_every", "keep", least=1)
         require("train.", self, "steps", "epochs", "save_every", "length", "peak_flops", "seed", least=0)
-        require("train.", self, "freeze", "head_only", least=0)
+        require("train.", self, "freeze", "head_only", "eval_every", "profile", least=0)
+        require("train.", self, "eval_share", above=0, below=1)
         require("train.", self, "dropout", least=0, below=1)
         if self.pairs_per_group is not None:
             require("train.", self, "pairs_per_group", least=1)
@@ -83,6 +96,15 @@ class Train:
             )
         if self.steps:
             self.alone(self.steps)
+        if not self.eval_every and self.eval_share != Train.__dataclass_fields__["eval_share"].default:
+            raise UserError(f"train.eval_share={self.eval_share:g}: is for train.eval_every, here 0; leave it out")
+        if self.select not in ("last", "best"):
+            raise UserError(f"train.select={self.select!r}: not one of last, best")
+        if self.select == "best" and not (self.eval_every and self.save_every):
+            raise UserError(
+                f"train.select=best needs train.eval_every (here {self.eval_every}) and train.save_every (here "
+                f"{self.save_every}) above 0: the best parameters come from a checkpoint"
+            )
 
     def alone(self, total: int) -> int:
         """The first updates of `total`, which move the head alone. UserError where none is left for the rest."""
@@ -96,6 +118,12 @@ class Train:
             )
         return first
 
+    def check_no_files(self, at: str = "train") -> None:
+        """Raises UserError for what a training that keeps no files cannot do; `at` is where the settings stand."""
+        for name in ("eval_every", "profile"):
+            if value := getattr(self, name):
+                raise UserError(f"{at}.{name}={value}: this training keeps no files; set it to 0")
+
     def check(self, model: Any, groups: Sequence[Group] = ()) -> None:
         """Refuses, before any work is done, what `fit` would refuse for these settings.
 
@@ -103,13 +131,26 @@ class Train:
           groups: what will be trained on, where it is known already.
 
         Raises:
-          UserError: the model has fewer layers than are to be frozen, or no head to train alone; too few updates.
+          UserError: the model has fewer layers than are to be frozen, or no head to train alone; too few updates;
+            too few groups to evaluate some of them.
         """
-        layers = model.config.layers
+        layers, weights = model.config.layers, model.config.weights
+        if weights != "float32" and model.config.lora is None:
+            raise UserError(
+                f"model field weights={weights}: such parameters cannot be trained, only adapters beside them; give "
+                "--lora.rank 16, or leave --model.quantise out"
+            )
         if self.freeze > layers:
             raise UserError(f"train.freeze={self.freeze}: the model has {layers} layers; give at most {layers}")
+        if self.freeze == layers and model.config.lora is not None and model.head is None:
+            raise UserError(
+                f"train.freeze={self.freeze}: the model has {layers} layers, so that no adapter would be trained; give "
+                f"at most {layers - 1}"
+            )
         if self.head_only and model.head is None:
             raise UserError(f"train.head_only={self.head_only}: the model has no reward head; set it to 0")
+        if self.eval_every and groups:
+            groups, _ = split(groups, self.eval_share)
         if self.head_only and self.epochs and groups:
             self.alone(updates(model, groups, self).total)
 
@@ -126,6 +167,7 @@ def fit(
     contract: Mapping[str, Any] | None = None,
     unlabelled: Sequence[Group] = (),
     pool: Sequence[Group] = (),
+    unit: Unit = prompt,
 ) -> Any:
     """Trains a copy of `params` on groups; returns the new parameters.
 
@@ -141,11 +183,13 @@ def fit(
       unlabelled: for an objective that wants a batch of them with every update (`objectives/meta.py: unlabelled`).
       pool: what `groups` were drawn from, if they were: rows get the shape that it needs, so that trainings on other
         draws compile nothing again.
+      unit: what of a group must not be both trained on and evaluated (`train.eval_every`).
 
     Raises:
       UserError: data that the objective cannot use, unlabelled answers that it lacks or would ignore, layers or a head
         that the model does not have, a batch that does not split over the devices, a folder that cannot be written or
-        holds the checkpoints of another run, a loss that is not finite.
+        holds the checkpoints of another run, or that lacks where evaluations or a trace would go, a loss that is not
+        finite.
       SystemExit: 0, after SIGTERM.
     """
     objective.check(groups, model)
@@ -155,6 +199,13 @@ def fit(
             f"and {len(unlabelled)} prompts with answers were given"
         )
     train.check(model)
+    if folder is None:
+        train.check_no_files()
+    held, evaluation = [], None
+    if train.eval_every:
+        groups, held = split(groups, train.eval_share, unit)
+        evaluation = Evaluation(model, objective, held, batch=train.batch // train.microbatches)
+        say(f"{name}: {len(held)} groups are evaluated every {train.eval_every} updates, {len(groups)} are trained on")
     data = updates(model, groups, train, unlabelled, pool)
     mesh = current_mesh()
     check_mesh(train, mesh)
@@ -167,45 +218,65 @@ def fit(
     }
 
     checkpoints = resumed = None
-    if folder is not None and (train.save_every or (folder / FOLDER).exists()):
-        settings = _settings(model, params, objective, groups, unlabelled, train, contract)
+    if folder is not None and (train.save_every or distributed.first((folder / FOLDER).exists)):
+        settings = _settings(model, params, objective, groups, held, unlabelled, train, contract)
         checkpoints = Checkpoints(folder / FOLDER, settings, keep=train.keep)
         resumed = checkpoints.restore(abstract_state(model, tx), data)
+    base = model.split(params)[1]  # what adapters leave alone: it is neither copied nor saved
+    rest = () if base is None else (base,)
     seed = np.uint32(train.seed % 2**32)  # a number of the size that a device takes
     start, state, sums = resumed or (0, new_state(model, tx, params), None)
+    place = functools.partial(place_rows, mesh=mesh)
 
     with (
         Log(folder if jax.process_index() == 0 else None, start) as log,
         Meter(name, data.total, "steps", start=start, quiet=train.quiet or jax.process_index() > 0) as meter,
         Termination(active=checkpoints is not None) as termination,
+        Compiles() as compiles,
+        Profile(name, folder, train.profile, start=start, total=data.total) as profile,
         checkpoints or contextlib.nullcontext(),
     ):
-        record = Recorder(name, log, meter, every=train.log_every, total=data.total, window=Window(sums))
+        watch = Watch(name, compiles)
+        record = Recorder(name, log, meter, compiles, every=train.log_every, total=data.total, window=Window(sums))
         for number in range(start + 1, data.total + 1):
-            begin = time.perf_counter()
-            rows = next(data)
-            record.speed.wait(time.perf_counter() - begin)
+            with record.speed.waiting("input"):
+                rows = next(data)
             part = first if number <= head_only else whole
             if number == head_only + 1 and head_only:
                 state = dataclasses.replace(state, opt_state=jax.tree.map(jnp.zeros_like, state.opt_state))
-            work = _work(part, rows)
+            load = work(part, rows)
             if folder is not None and number == start + 1:
-                record.speed.peak = _peak(model, train, mesh, work.flops * (data.total - start))
+                record.speed.peak = _peak(model, train, mesh, distributed.agree(load.flops * (data.total - start)))
             rate = train.optimizer.rate(number - 1, data.total)
-            state, metrics = steps[part](state, place_rows(rows, mesh), rate, seed)
-            record.put(number, rate, metrics, work)
+            with profile.step(number):
+                state, metrics = watch(steps[part], number, state, place(rows), rate, seed, *rest)
+            record.put(number, rate, metrics, load)
+            profile.finish(number, metrics)
 
-            stop = termination.asked(number)
-            due = train.save_every and (number % train.save_every == 0 or number == data.total)
-            if checkpoints is not None and (stop or due):
+            loss = None
+            if evaluation is not None and (number % train.eval_every == 0 or number == data.total):
                 record.flush()
-                checkpoints.save(number, state, data, record.window.sums)
+                with record.speed.waiting("evaluation"):
+                    means = evaluation(join(state.params, base), place)
+                log.write(number, {f"eval/{key}": value for key, value in means.items()})
+                loss = means["loss"]
+            stop = termination.asked()
+            due = train.save_every and (number % train.save_every == 0 or number == data.total)
+            if checkpoints is not None and (stop or due or checkpoints.improves(loss)):
+                record.flush()
+                with record.speed.waiting("checkpoint"):
+                    checkpoints.save(number, state, data, record.window.sums, loss=loss)
             if stop:
                 checkpoints.wait()
                 say(f"{name}: SIGTERM, saved step {number} in {checkpoints.folder}; the same command continues it")
                 raise SystemExit(0)
         record.flush()
-    return state.params
+    if train.select == "last":
+        return join(state.params, base)
+    del state  # the best one takes its place in memory
+    best = checkpoints.restore_best(abstract_state(model, tx))
+    say(f"{name}: the result is that of step {checkpoints.best.step}, whose held-out loss is the lowest")
+    return join(best.params, base)
 
 
 def updates(
@@ -247,6 +318,7 @@ def _settings(
     params: Any,
     objective: Any,
     groups: Sequence[Group],
+    held: Sequence[Group],
     unlabelled: Sequence[Group],
     train: Train,
     contract: Mapping[str, Any] | None,
@@ -257,35 +329,19 @@ def _settings(
     free = {f"train.{name}" for name in FREE}
     fields = {k: v for at, part in parts.items() for k, v in describe(part, at).items() if k not in free}
     found = {"data": fingerprint(groups), "initial parameters": f"{checksum(params):08x}"}
-    return {**fields, **found, **({"unlabelled": fingerprint(unlabelled)} if unlabelled else {})}
+    more = {"held-out data": held, "unlabelled": unlabelled}
+    return {**fields, **found, **{name: fingerprint(them) for name, them in more.items() if them}}
 
 
 def check_mesh(train: Train, mesh: Mesh | None) -> None:
     """Raises UserError where a batch does not split over the mesh."""
     if mesh is not None:
-        devices = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+        devices = batch_parts(mesh)
         if train.batch % (train.microbatches * devices):
             raise UserError(
                 f"train.batch={train.batch} does not split into train.microbatches={train.microbatches} over "
                 f"{devices} data-parallel devices; use a multiple of {train.microbatches * devices}"
             )
-
-
-def place_rows(rows: Rows | TwoRows, mesh: Mesh | None) -> Rows | TwoRows:
-    """This process's rows as its part of the batch that lies over the whole mesh."""
-    if mesh is None:
-        return rows
-    sharding = NamedSharding(mesh, spec(("batch",)))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), rows)
-
-
-def _work(model: Any, rows: Rows | TwoRows) -> Work:
-    """Every process has about as many tokens as this one."""
-    if isinstance(rows, TwoRows):
-        parts = [_work(model, part) for part in (rows.labelled, rows.unlabelled)]
-        return Work(*map(sum, zip(*parts, strict=True)))
-    processes = jax.process_count()
-    return Work(processes * int(np.count_nonzero(rows.group >= 0)), processes * train_flops(model, rows))
 
 
 def _peak(model: Any, train: Train, mesh: Mesh | None, flops: float) -> float:

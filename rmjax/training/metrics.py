@@ -1,22 +1,30 @@
 """Metrics: means over the steps since the last row, speed, and the files that they go to.
 
 Rows are `{"step": n, "train/...": ..., "perf/...": ...}`, n being the number of updates made. "train/" values are those
-of the batches before their updates; they are the same in an interrupted and in an unbroken run. "perf/" are not.
+of the batches before their updates; they are the same in an interrupted and in an unbroken run, and so are the
+"eval/..." of rows of their own. "perf/" are not. docs/training.md lists them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import resource
+import sys
 import time
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import jax
 
 from rmjax import jsonl
 from rmjax.objectives.base import Mean
 
 FILE = "metrics.jsonl"
 EVENTS = "tensorboard"
+Waiting = Literal["input", "checkpoint", "evaluation"]  # what the host may do between two steps
 
 
 class Window:
@@ -45,34 +53,55 @@ class Work(NamedTuple):
 
 
 class Speed:
-    """Tokens per second, MFU and the share of the host's time that making input took, since the last row.
+    """Tokens per second, MFU and the shares of the time that went into input, checkpoints and evaluation.
 
-    The first step of a process, which compiles, starts the clock and is not counted.
+    All since the last row, and by the host's clock. The first step of a process, which compiles, starts the clock and
+    is not counted.
     """
 
     def __init__(self) -> None:
         self.peak = 0.0  # FLOP/s of all devices; 0: not known, so no MFU
         self._begin = math.nan
-        self._work, self._waited = Work(0, 0.0), 0.0
+        self._work, self._waited = Work(0, 0.0), _no_waits()
 
-    def wait(self, seconds: float) -> None:
-        """Input has just taken that long."""
-        self._waited += seconds
+    @contextlib.contextmanager
+    def waiting(self, what: Waiting) -> Iterator[None]:
+        """No step is queued while this lasts."""
+        begin = time.perf_counter()
+        yield
+        self._waited[what] += time.perf_counter() - begin
 
     def add(self, work: Work) -> None:
         if math.isnan(self._begin):
-            self._begin, self._waited = time.perf_counter(), 0.0
+            self._begin, self._waited = time.perf_counter(), _no_waits()
         else:
             self._work = Work(*(a + b for a, b in zip(self._work, work, strict=True)))
 
     def take(self) -> dict[str, float]:
         now = time.perf_counter()
         seconds, work, waited = now - self._begin, self._work, self._waited
-        self._begin, self._work, self._waited = now, Work(0, 0.0), 0.0
+        self._begin, self._work, self._waited = now, Work(0, 0.0), _no_waits()
         if not work.tokens:
             return {}
-        values = {"perf/tokens_per_s": work.tokens / seconds, "perf/input_wait": waited / seconds}
+        values = {"perf/tokens_per_s": work.tokens / seconds}
+        values |= {f"perf/{what}_wait": spent / seconds for what, spent in waited.items()}
         return values | ({"perf/mfu": work.flops / seconds / self.peak} if self.peak else {})
+
+
+def _no_waits() -> dict[str, float]:
+    return dict.fromkeys(typing.get_args(Waiting), 0.0)
+
+
+def memory_peak() -> dict[str, int]:
+    """The most bytes that were in use at once since the process began: of the fullest of this process's devices, or,
+    where the backend does not say, as a CPU's, the resident memory of the whole process, which is another thing.
+    """
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
+    if peaks:
+        return {"perf/device_memory_peak": max(peaks)}
+    unit = 1 if sys.platform == "darwin" else 1024  # what the system counts in
+    return {"perf/process_memory_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
 class Log:

@@ -82,8 +82,8 @@ def transform(optimizer: Optimizer, model: Any) -> optax.GradientTransformation:
     """Gradients -> the direction of the update, to be multiplied by minus the learning rate.
 
     Clipping and Adam come first, then weight decay, then `shares`, as in torch's parameter groups: a rate that is lower
-    makes the decay weaker too. The state has the same structure whatever is frozen: moments of frozen parameters are
-    there, and 0 as long as their gradients are.
+    makes the decay weaker too. The state has moments of what `Model.split` trains, and the same structure whatever is
+    frozen: moments of frozen parameters are there, and 0 as long as their gradients are.
 
     Args:
       optimizer: what `Optimizer.direction` keeps matters.
@@ -93,7 +93,9 @@ def transform(optimizer: Optimizer, model: Any) -> optax.GradientTransformation:
     parts = [optax.clip_by_global_norm(optimizer.clip)] if optimizer.clip else []
     parts.append(optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps))
     if optimizer.weight_decay:
-        parts.append(optax.add_decayed_weights(optimizer.weight_decay, mask=lambda params: model.matrices))
+        parts.append(
+            optax.add_decayed_weights(optimizer.weight_decay, mask=lambda params: model.split(model.matrices)[0])
+        )
     adamw, each = optax.chain(*parts), shares(optimizer, model)
     if all(np.all(share == 1) for share in jax.tree.leaves(each)):
         return adamw
@@ -107,7 +109,7 @@ def transform(optimizer: Optimizer, model: Any) -> optax.GradientTransformation:
 
 
 def shares(optimizer: Optimizer, model: Any) -> Any:
-    """Each parameter's share of the learning rate: a tree of float32 arrays that broadcast over the parameters.
+    """Each trained parameter's share of the learning rate: a tree of float32 arrays that broadcast over the parameters.
 
     `layer_decay` ** (L - l) for layer l = 1 to L, for embeddings with l = 0; 1 for what is above the layers (a
     decoder's final norm and output head, an encoder's pooler, the reward head); 0 for what is frozen. So the top layer
@@ -119,4 +121,4 @@ def shares(optimizer: Optimizer, model: Any) -> Any:
         learns = (depth > frozen) | (frozen == 0)
         return np.where(learns, optimizer.layer_decay ** np.maximum(layers - depth, 0.0), 0.0).astype(np.float32)
 
-    return jax.tree.map(share, model.depths)
+    return jax.tree.map(share, model.split(model.depths)[0])

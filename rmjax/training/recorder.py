@@ -10,15 +10,19 @@ import jax
 from rmjax.errors import UserError
 from rmjax.objectives.base import Mean
 from rmjax.progress import TALLY, Meter
-from rmjax.training.metrics import Log, Speed, Window, Work
+from rmjax.training.compiles import Compiles
+from rmjax.training.metrics import Log, Speed, Window, Work, memory_peak
 
 
 class Recorder:
     """Holds the newest step's metrics back until the step after it has been queued, so that the device never waits."""
 
-    def __init__(self, name: str, log: Log, meter: Meter, *, every: int, total: int, window: Window) -> None:
+    def __init__(
+        self, name: str, log: Log, meter: Meter, compiles: Compiles, *, every: int, total: int, window: Window
+    ) -> None:
         self.window = window
         self.speed = Speed()
+        self._compiles = compiles
         self._name, self._log, self._meter = name, log, meter
         self._every, self._total = every, total
         self._pending: tuple[int, float, Mapping[str, Mean], Work] | None = None
@@ -43,7 +47,8 @@ class Recorder:
         self._meter.update(1, work.tokens, note=f"loss {loss.total / max(loss.weight, 1e-9):.4f}")
         if step % self._every == 0 or step == self._total:
             values = {"learning_rate": rate, **self.window.take()}
-            self._log.write(step, {f"train/{k}": v for k, v in values.items()} | self.speed.take())
+            perf = {**self.speed.take(), **self._compiles.take(), **memory_peak()}
+            self._log.write(step, {f"train/{k}": v for k, v in values.items()} | perf)
 
     def _check(self, step: int, rate: float, metrics: Mapping[str, Mean]) -> None:
         for key, mean in metrics.items():

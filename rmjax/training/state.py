@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rmjax.sharding import tree_shardings
+from rmjax.sharding import current_mesh, tree_shardings
 
 Leaf = Any
 
@@ -23,20 +23,14 @@ class TrainState:
     """Nothing random, nothing of the host: a resumed run repeats itself."""
 
     step: Leaf  # [] int32: updates made
-    params: Leaf  # nested dicts of float32 arrays
+    params: Leaf  # nested dicts of float32 arrays: those that are trained (`Model.split`)
     opt_state: Leaf
-
-
-def current_mesh() -> Mesh | None:
-    """The mesh set by `jax.set_mesh`, or None."""
-    mesh = jax.sharding.get_mesh()
-    return None if mesh.empty else mesh
 
 
 def state_shapes(model: Any, tx: optax.GradientTransformation) -> TrainState:
     """The state's shapes and dtypes; nothing is allocated."""
-    step = jax.ShapeDtypeStruct((), jnp.int32)
-    return TrainState(step, model.shapes, jax.eval_shape(tx.init, model.shapes))
+    step, params = jax.ShapeDtypeStruct((), jnp.int32), model.split(model.shapes)[0]
+    return TrainState(step, params, jax.eval_shape(tx.init, params))
 
 
 def state_shardings(model: Any, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -44,7 +38,7 @@ def state_shardings(model: Any, tx: optax.GradientTransformation, mesh: Mesh) ->
 
     Computed whole before anything is allocated: `jax.jit(tx.init)` by itself puts the moments on one device.
     """
-    params, everywhere = tree_shardings(model.axes, model.shapes, mesh), NamedSharding(mesh, P())
+    params, everywhere = model.split(tree_shardings(model.axes, model.shapes, mesh))[0], NamedSharding(mesh, P())
     shapes = state_shapes(model, tx).opt_state
     opt_state = optax.tree.map_params(tx, lambda _, s: s, shapes, params, transform_non_params=lambda _: everywhere)
     return TrainState(everywhere, params, opt_state)
@@ -60,8 +54,8 @@ def abstract_state(model: Any, tx: optax.GradientTransformation) -> TrainState:
 
 
 def new_state(model: Any, tx: optax.GradientTransformation, params: Any) -> TrainState:
-    """The state before the first step. `params` are copied: the step donates its state, the caller keeps its own."""
-    return _init(model, tx, current_mesh())(params)
+    """The state before the first step. What is trained of `params` is copied: the step donates its state."""
+    return _init(model, tx, current_mesh())(model.split(params)[0])
 
 
 @functools.lru_cache(maxsize=64)

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rmjax import compiler
 from rmjax.data.rows import Rows, TwoRows
 from rmjax.errors import UserError
 from rmjax.models.layers import Dropout
+from rmjax.models.model import join
 from rmjax.objectives.base import Loss, LossOutput, Mean, Objective, OwnGradient
 from rmjax.training.optimizer import Optimizer, transform
 from rmjax.training.state import TrainState
@@ -24,7 +26,9 @@ Step = Callable[..., tuple[TrainState, dict[str, Mean]]]
 def train_step(
     model: Any, objective: Objective, optimizer: Optimizer, microbatches: int = 1, dropout: float = 0.0
 ) -> Step:
-    """Returns `step(state, rows, learning_rate, seed=0) -> (state, metrics)`; `state` is donated.
+    """Returns `step(state, rows, learning_rate, seed=0, base=None) -> (state, metrics)`; `state` is donated.
+
+    `base` is what is not trained (`Model.split`), where the state does not hold all parameters: it gets no gradient.
 
     Dropout's masks are a function of the seed, the update's number and a row's place in the batch: a resumed run
     repeats them, and neither the mesh nor the number of microbatches changes them.
@@ -46,7 +50,7 @@ def check_microbatches(objective: Objective | OwnGradient, microbatches: int) ->
     if microbatches > 1 and getattr(objective, "whole_batch", False):
         raise UserError(
             f"train.microbatches={microbatches}: the method compares all answers of a batch; set it to 1 "
-            "(--model.remat saves memory)"
+            "(--model.remat full saves memory)"
         )
 
 
@@ -54,13 +58,13 @@ def check_microbatches(objective: Objective | OwnGradient, microbatches: int) ->
 def _train_step(model: Any, objective: Objective, optimizer: Optimizer, microbatches: int, dropout: float) -> Step:
     tx = transform(optimizer, model)
 
-    @functools.partial(jax.jit, donate_argnames="state")
+    @functools.partial(jax.jit, donate_argnames="state", compiler_options=compiler.options(jax.default_backend()))
     def step(
-        state: TrainState, rows: Rows | TwoRows, learning_rate: float, seed: int = 0
+        state: TrainState, rows: Rows | TwoRows, learning_rate: float, seed: int = 0, base: Any = None
     ) -> tuple[TrainState, dict[str, Mean]]:
         if dropout:
             rows = with_dropout(rows, jax.random.fold_in(jax.random.key(seed), state.step), dropout)
-        grads, out = gradients(model, objective, state.params, rows, microbatches)
+        grads, out = gradients(model, objective, state.params, rows, microbatches, base)
         norm = optax.tree.norm(grads)
         directions, opt_state = tx.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, directions)
@@ -82,26 +86,36 @@ def with_dropout(rows: Rows | TwoRows, key: jax.Array, rate: float) -> Rows | Tw
 
 
 def gradients(
-    model: Any, objective: Objective | OwnGradient, params: Any, rows: Rows | TwoRows, microbatches: int = 1
+    model: Any,
+    objective: Objective | OwnGradient,
+    params: Any,
+    rows: Rows | TwoRows,
+    microbatches: int = 1,
+    base: Any = None,
 ) -> tuple[Any, LossOutput]:
     """The gradient of the batch's mean loss, or the direction that the objective makes of such gradients.
 
     With it come the batch's loss and metrics.
+
+    Args:
+      base: what of the model's parameters is not differentiated, where `params` are not all.
     """
     if isinstance(objective, OwnGradient):
-        mean = lambda objective, params, rows: _mean_gradient(model, objective, params, rows, microbatches)
+        mean = lambda objective, params, rows: _mean_gradient(model, objective, params, rows, microbatches, base)
         return objective.direction(mean, params, rows)
-    return _mean_gradient(model, objective, params, rows, microbatches)
+    return _mean_gradient(model, objective, params, rows, microbatches, base)
 
 
-def _mean_gradient(model: Any, objective: Loss, params: Any, rows: Rows, microbatches: int) -> tuple[Any, LossOutput]:
+def _mean_gradient(
+    model: Any, objective: Loss, params: Any, rows: Rows, microbatches: int, base: Any
+) -> tuple[Any, LossOutput]:
     """Sums of losses and of weights are accumulated over microbatches and divided once.
 
     So ragged batches give the same gradient however they are split.
     """
 
     def summed(params: Any, rows: Rows) -> tuple[jax.Array, LossOutput]:
-        out = objective(model, params, rows)
+        out = objective(model, join(params, base), rows)
         return out.loss.total, out
 
     grad = functools.partial(jax.grad(summed, has_aux=True), params)

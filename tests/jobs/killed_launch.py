@@ -54,8 +54,8 @@ def after_a_checkpoint() -> None:
     """When the first checkpoint is whole."""
     usual = Checkpoints.save
 
-    def save(self: Checkpoints, *state: Any) -> None:
-        usual(self, *state)
+    def save(self: Checkpoints, *state: Any, **named: Any) -> None:
+        usual(self, *state, **named)
         self.wait()
         die()
 

@@ -177,6 +177,7 @@ def test_grm_is_the_ranking_loss_with_its_terms():
         ("--train.dropout 0", "train.dropout=0.0: the method compares two dropout passes"),
         ("--train.microbatches 2", "train.microbatches=2"),
         ("--train.save-every 5", "train.save_every=5: not read by these runs"),
+        ("--train.eval-every 5", "train.eval_every=5: this training keeps no files"),
         ("--train.optimizer.learning-rate 1e-3", "set those"),
         ("--search.rates 0", "search.rates=(0.0,)"),
         ("--search.draws 0", "search.draws=0"),

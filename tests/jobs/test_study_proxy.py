@@ -97,6 +97,7 @@ def test_the_best_point_wins():
         ("--seeds 1", "seeds=1"),
         ("--method.budget 70", "method.budget: the study's own --budgets decide"),
         ("--method.evaluator-train.seed 3", "method.evaluator_train.seed=3: the study's own seeds decide"),
+        ("--method.train.profile 1", "method.train.profile=1: this training keeps no files; set it to 0"),
         ("--grid 1e-4 0", "train.steps=0"),
     ],
 )

@@ -175,6 +175,8 @@ def test_pairs_are_kept_where_the_lines_say(study):
         ({"weights": (0.0,)}, "positive"),
         ({"calls": 3}, "calls"),
         ({"aspects": 6}, "aspects"),
+        ({"sft": dataclasses.replace(TRAIN, profile=1)}, "sft.profile=1: this training keeps no files"),
+        ({"reward": dataclasses.replace(TRAIN, eval_every=1)}, "reward.eval_every=1: this training keeps no files"),
         ({"world": WriterWorld(skill=0.5)}, "world.skill"),
         ({"settings": (Setting(name="a", skill=1.0, made=("rlaif",), trained=("rlaif",)),)}, "rmboost and rlaif"),
     ],

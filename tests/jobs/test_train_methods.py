@@ -111,11 +111,11 @@ def test_metarm_under_dropout_continues_as_it_would_have(tmp_path, monkeypatch):
     run = lambda folder, more: fit(model, first, objective, labelled, how, folder, name="meta", unlabelled=more)
     unbroken, usual, left = run(tmp_path / "a", free), loop.place_rows, [3]
 
-    def breaking(*args):
+    def breaking(*args, **more):
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        return usual(*args)
+        return usual(*args, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "place_rows", breaking)
@@ -145,30 +145,45 @@ def test_an_objective_gets_unlabelled_answers_if_and_only_if_it_needs_them():
 
 
 def test_prototypes_are_trained_exported_and_found_once(encoder, files, tmp_path, monkeypatch):
-    """Killed in its training, on an encoder: the second run reads the head that it began with."""
+    """Killed in its training, on an encoder: the second run reads the head that it began with. The best evaluated
+    parameters are exported, and no prototype began on what was evaluated.
+    """
+    how = Train(
+        optimizer=Optimizer(learning_rate=0.03, schedule="constant"), batch=2, steps=3, quiet=True,
+        eval_every=1, eval_share=0.6, select="best", save_every=9,
+    )  # fmt: skip
     job = TrainJob(
         workdir=str(tmp_path / "w"),
         model=ModelSource(path=str(encoder)),
         data=Pairs(path=str(files / "train.jsonl"), eval_path=str(files / "held.jsonl")),
         method=ProtoRm(embed=4, capacity=6, start_with=2),
-        train=Train(optimizer=Optimizer(learning_rate=1e-3), batch=2, steps=2, quiet=True),
+        train=how,
     )
     usual, calls = ProtoRm.first_head, []
-    monkeypatch.setattr(ProtoRm, "first_head", lambda *args: calls.append(1) or usual(*args))
+    monkeypatch.setattr(ProtoRm, "first_head", lambda *args: calls.append(args[3]) or usual(*args))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("rmjax.jobs.train.fit", raising(KeyboardInterrupt))
         job.run("")
     job.run("")
-    assert len(calls) == 1
+    (begun_on,) = calls
     export = load_reward(ModelSource(path=str(tmp_path / "w" / "export")))
     begun = head_file.load(tmp_path / "w" / "start", export.model)
     head = export.params["head"]
     assert isinstance(export.model.head, Prototypes) and head["valid"].sum() >= 4
     np.testing.assert_array_equal(head["valid"], begun["head.valid"])
     assert not np.array_equal(head["prototypes"], begun["head.prototypes"])
+    lines = map(json.loads, (tmp_path / "w" / "train" / "metrics.jsonl").read_text().splitlines())
+    losses = {row["step"]: row["eval/loss"] for row in lines if "eval/loss" in row}
+    items = jsonl.read(files / "train.jsonl", Preference)
+    held = [p for p, g in zip(items, export.groups(items), strict=True) if g.id not in {g.id for g in begun_on}]
+    assert 0 < len(held) < len(items) == len(held) + len(begun_on)
+    chosen, rejected = export.rewards(held).astype(np.float64).T
+    assert np.mean(np.log1p(np.exp(rejected - chosen))) == pytest.approx(min(losses.values()), rel=1e-4)
+    assert min(losses, key=losses.get) == 2 < max(losses)
     one = tmp_path / "one.jsonl"
     one.write_text((files / "train.jsonl").read_text().splitlines()[0] + "\n")
     few = dataclasses.replace(job, data=dataclasses.replace(job.data, path=str(one)), workdir=str(tmp_path / "few"))
+    few = dataclasses.replace(few, train=Train(steps=1))  # one pair cannot be evaluated as well
     with pytest.raises(UserError, match="1 training pairs of one prompt"):
         few.run("")
     assert not (tmp_path / "few").exists()

@@ -59,13 +59,18 @@ def test_signals_reach_all(local, number, status):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Where the tests run in a shell's background SIGINT is ignored, and no script could trap it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         other = local.folder / "process-1.log"
         assert process.stdout.readline() == "up\n"
         while not other.exists() or "up" not in other.read_text():
             time.sleep(0.02)
         process.send_signal(number)
-        assert process.wait(30) == status
+        try:
+            assert process.wait(30) == status
+        finally:
+            process.terminate()  # or leaving the block would wait for ever
         # Of SIGINT a process may die at once, or be told to end because another one did.
         assert process.stdout.read() in (("saved\n",) if status == 0 else ("", "saved\n"))
         if status == 0:

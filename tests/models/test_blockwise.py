@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from rmjax.models import attention, blockwise
-from rmjax.models.blockwise import Layout, classes
+from rmjax.models.blockwise import How, Layout, classes
 
 BLOCK = 8
+attend = blockwise.differentiable(blockwise.forward, blockwise.backward)
 
 
 def rows(t: int, seed: int = 0, b: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -46,7 +47,7 @@ def qkv(t: int, *, b: int = 3, heads: int = 2, per: int = 2, size: int = 4) -> l
 def test_blocks_are_dense(t: int, window: int | None, softcap: float):
     q, k, v = qkv(t)
     vectors = tuple(map(jnp.int32, rows(t)))
-    layout = Layout(*vectors, jnp.int32(t if window is None else window))
+    layout = Layout(*vectors, None if window is None else jnp.int32(window))
     here = np.asarray(vectors[1] >= 0)
     g = jnp.where(here[..., None, None, None], jnp.float32(np.random.default_rng(2).normal(size=q.shape)), 0)
 
@@ -54,7 +55,7 @@ def test_blocks_are_dense(t: int, window: int | None, softcap: float):
         return jax.jit(lambda *a: (*jax.vjp(f, *a)[1](g), f(*a)))(q, k, v)
 
     want = both(lambda *a: attention.dense(*a, attention.visible(*vectors, window), softcap, 0.5))
-    got = both(lambda *a: blockwise.attend(*a, layout, softcap, 0.5, BLOCK))
+    got = both(lambda *a: attend(*a, layout, How(softcap, 0.5, block=BLOCK)))
     for name, x, y in zip(("dq", "dk", "dv", "out"), got, want, strict=True):
         assert np.isfinite(x).all(), name
         where = here.reshape(here.shape + (1,) * (x.ndim - 2))
@@ -64,7 +65,7 @@ def test_blocks_are_dense(t: int, window: int | None, softcap: float):
 def test_plan_covers_what_is_seen_and_little_else():
     t = 256
     vectors = rows(t, seed=3)
-    plan = jax.jit(lambda *a: blockwise._plan(Layout(*a, jnp.int32(t)), BLOCK))(*vectors)
+    plan = jax.jit(lambda *a: blockwise._plan(Layout(*a, None), BLOCK))(*vectors)
     mask = np.array(attention.visible(*map(jnp.int32, vectors), None)) & (vectors[1] >= 0)[:, :, None]
     j = t // BLOCK
     seen = mask.reshape(-1, j, BLOCK, j, BLOCK).any(axis=(2, 4)).reshape(-1, j)
@@ -78,7 +79,7 @@ def test_plan_covers_what_is_seen_and_little_else():
 
 def test_every_item_is_visited_once_and_padding_never():
     vectors = rows(256, seed=4)
-    plan = blockwise._plan(Layout(*map(jnp.int32, vectors), jnp.int32(256)), BLOCK)
+    plan = blockwise._plan(Layout(*map(jnp.int32, vectors), None), BLOCK)
     visits = blockwise._each_item(plan, jnp.zeros(plan.needs.shape, jnp.int32), lambda n, i, size: n.at[i].add(size))
     assert np.array_equal(visits > 0, plan.needs > 0)
     assert (np.asarray(visits) >= np.asarray(plan.needs)).all()
@@ -97,7 +98,7 @@ def test_memory_is_linear():
     def temporary(t: int) -> int:
         q, k, v = qkv(t, b=1)
         vectors = tuple(map(jnp.int32, rows(t, b=1)))
-        f = lambda *a: blockwise.attend(*a, Layout(*vectors, jnp.int32(t)), 0.0, 1.0, 32).sum()
+        f = lambda *a: attend(*a, Layout(*vectors, None), How(0.0, 1.0, block=32)).sum()
         compiled = jax.jit(jax.grad(f, argnums=(0, 1, 2))).lower(q, k, v).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 

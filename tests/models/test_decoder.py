@@ -10,8 +10,9 @@ import pytest
 
 from rmjax.errors import UserError
 from rmjax.models.cache import SuffixCache
-from rmjax.models.config import DecoderConfig, Rope
+from rmjax.models.config import REMATS, DecoderConfig, Rope
 from rmjax.models.heads import Linear
+from rmjax.models.layers import rotate, rotations
 from rmjax.models.model import Model
 
 PLAIN = DecoderConfig(vocab=37, layers=2, embed=24, heads=4, kv_heads=2, head_dim=8, mlp=32)
@@ -197,8 +198,20 @@ def test_every_parameter_gets_a_gradient():
     for path, leaf in jax.tree_util.tree_flatten_with_path(plain)[0]:
         layers = np.abs(leaf if "blocks" in str(path) else leaf[None])
         assert layers.reshape(len(layers), -1).max(axis=1).min() > 1e-7, path
-    remat = grad(model.with_config(remat=True), params)
+    remat = grad(model.with_config(remat="qkv"), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, remat)
+    # What more is kept, fewer products are computed again.
+    products = [str(jax.make_jaxpr(grad, static_argnums=0)(model.with_config(remat=r), params)) for r in REMATS]
+    counts = [text.count("dot_general[") for text in products]
+    assert counts == sorted(counts, reverse=True) and len(set(counts)) >= 4, counts
+
+
+def test_rotation_of_bfloat16_is_that_of_float32():
+    """Halves that change places by a product with a permutation lose nothing."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 3, 8)).astype(jnp.bfloat16)
+    turn = rotations((Rope(),), 8, jnp.arange(10).reshape(2, 5) * 100)[0]
+    want = jnp.asarray(rotate(x.astype(jnp.float32), turn), jnp.bfloat16)
+    np.testing.assert_array_equal(np.asarray(rotate(x, turn), np.float32), np.asarray(want, np.float32))
 
 
 def test_bfloat16_activations():
@@ -226,7 +239,7 @@ def test_bfloat16_activations():
 
 def test_models_are_equal_by_their_configs():
     assert Model.of(PLAIN) == Model.of(dataclasses.replace(PLAIN)) and hash(Model.of(PLAIN)) == hash(Model.of(PLAIN))
-    assert Model.of(PLAIN) != Model.of(PLAIN, Linear()) != Model.of(PLAIN).with_config(remat=True)
+    assert Model.of(PLAIN) != Model.of(PLAIN, Linear()) != Model.of(PLAIN).with_config(remat="full")
     assert Model.of(PLAIN).with_head(Linear()) == Model.of(PLAIN, Linear())
 
 

@@ -113,7 +113,7 @@ def test_every_leaf_gets_a_gradient(head: Linear | Ensemble):
         fixed = path[-1].key in ("valid", "classes", "gamma", "mix")
         assert bool(jnp.any(g != 0)) != fixed, path
     if isinstance(head, Linear):
-        again = run(model.with_config(remat=True))
+        again = run(model.with_config(remat="full"))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4), again, grads)
 
 

@@ -74,7 +74,7 @@ def test_defaults_and_what_a_head_reads():
     assert model.shapes["head"]["weight"].shape == (3 * CONFIG.embed,)
     one = model.with_head(Linear(), pool=("mean",))
     assert one.shapes["head"]["weight"].shape == (CONFIG.embed,) and one != model
-    assert one.with_head(Linear(scale=0.0)).pool == one.with_config(remat=True).pool == ("mean",)
+    assert one.with_head(Linear(scale=0.0)).pool == one.with_config(remat="full").pool == ("mean",)
 
 
 def test_empty_rows_are_finite():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from judgment_factory import build
 
 from rmjax.refine.levels import graded
-from rmjax.refine.pairs import by_prompt, gap, groups, pairs, softplus_weight, weighted
+from rmjax.refine.pairs import by_prompt, gap, groups, item_of, pairs, softplus_weight, weighted
 from rmjax.refine.perplexity import given_prompt
 
 WEIGHTS = dict(weights="softplus", grade="signed", alpha=1.0, normalise="none")
@@ -193,7 +193,7 @@ def test_groups_hold_each_judgment_once(judgment):
     ]
     made = weighted(make(run), **WEIGHTS)
     a, b = groups(made)
-    assert (a.id, b.id) == ("x|A", "x|B") and a.prompt == run[0].prompt
+    assert (a.id, b.id) == ("x|A", "x|B") and item_of(a) == item_of(b) == "x" and a.prompt == run[0].prompt
     assert [tuple(c) for c in a.completions] == [run[0].tokens, run[2].tokens, run[1].tokens]
     assert a.pairs == [(0, 1), (2, 1)] and a.weight == [p.weight for p in made[:2]]
     for group in (a, b):

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from rmjax.errors import UserError
-from rmjax.sampling.draws import draw, id_words, uniforms, words
+from rmjax.sampling.draws import block, draw, id_words, uniforms, whole, words
 from rmjax.sampling.filters import filtered
 from rmjax.sampling.policy import Sampling
 
@@ -47,6 +47,24 @@ def test_normaliser_is_that_of_the_untempered_logits():
     u = np.full((5, 2), 0.5, np.float32)
     sampling = Sampling(temperature=0.3, top_k=2, allowed=(1, 5, 9))
     np.testing.assert_allclose(draw(x, u, sampling)[1], np.log(np.exp(x.astype(np.float64)).sum(1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "case", [{}, {"temperature": 0}, {"temperature": 0.7, "top_p": 0.8}, {"allowed": (3, 300)}], ids=str
+)
+def test_ids_that_fill_the_vocabulary_up_change_nothing(case):
+    """For as many devices as may be, each holding whole blocks; though what fills it up has the highest logits."""
+    x = np.random.default_rng(1).normal(size=(64, 301)).astype(np.float32)
+    u = np.random.default_rng(2).random((64, 2), np.float32)
+    token, normaliser = draw(x, u, Sampling(**case))
+    for devices in (1, 4, 64):
+        size = whole(301, devices)
+        assert size % (block(301) * devices) == 0
+        filled = np.full((64, size), 9.0, np.float32)
+        filled[:, :301] = x
+        again = draw(filled, u, Sampling(**case), vocab=301)
+        np.testing.assert_array_equal(again[0], token)
+        np.testing.assert_allclose(again[1], normaliser, rtol=1e-6)
 
 
 @pytest.mark.parametrize("u", [0.0, 1 - 2**-23, 1 - 2**-24])

@@ -1,15 +1,12 @@
-"""A tiny training for all tests of the loop; run as a program, it is the command that is killed and repeated.
-
-python small_training.py FOLDER [SECONDS_PER_STEP]
-"""
+"""A tiny training for all tests of the loop."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,6 +16,9 @@ from rmjax.data.rows import Group
 from rmjax.models.config import DecoderConfig
 from rmjax.models.model import Model
 from rmjax.objectives.sft import Sft
+from rmjax.sampling.policy import Sampling
+from rmjax.sampling.scheduler import Request, Sampler
+from rmjax.sharding import current_mesh
 from rmjax.training import loop
 from rmjax.training.loop import Train, fit
 from rmjax.training.optimizer import Optimizer
@@ -32,6 +32,9 @@ TRAIN = Train(
     save_every=4,
     quiet=True,
 )
+
+
+EVALUATED = dict(eval_every=6, eval_share=0.3, select="best", keep=3)  # changes of it
 
 
 def groups(count: int = 11, *, pairs: bool = False, seed: int = 0) -> list[Group]:
@@ -48,7 +51,16 @@ def groups(count: int = 11, *, pairs: bool = False, seed: int = 0) -> list[Group
 
 
 def params(seed: int = 0) -> Any:
-    return MODEL.init(jax.random.key(seed))
+    return MODEL.init(jax.random.key(seed), mesh=current_mesh())
+
+
+def sampler(params: Any) -> Sampler:
+    chat = SimpleNamespace(eos=(0,), text=lambda ids: " ".join(map(str, ids)))
+    return Sampler(MODEL, params, chat, Sampling(max_new_tokens=6), seed=3, slots=2, quiet=True)
+
+
+def requests() -> list[Request]:
+    return [Request(f"r{i}", g.prompt, 2) for i, g in enumerate(groups(9))]
 
 
 def train(folder: Path | None, *, seconds: float = 0.0, **changes: Any) -> Any:
@@ -75,9 +87,3 @@ def rows(folder: Path) -> list[dict]:
 def equal(a: Any, b: Any) -> bool:
     """Whether two trees of parameters are the same bit for bit."""
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-
-
-if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    result = train(where, seconds=float(sys.argv[2]) if sys.argv[2:] else 0.0)
-    np.savez(where / "params.npz", *jax.tree.leaves(result))

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 from small_training import groups
 
 from rmjax.data import packing
 from rmjax.data.pipeline import batches
 from rmjax.errors import UserError
-from rmjax.training.checkpoint import Checkpoints, checksum, describe, fingerprint
+from rmjax.training.checkpoint import Checkpoints
+from rmjax.training.identity import checksum, describe, fingerprint
 from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
 from rmjax.training.state import TrainState
@@ -68,6 +70,18 @@ def test_a_flipped_byte_is_noticed(tmp_path, capsys, at):
     assert error.count("\n") == 1
 
 
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path, 1)
+
+    def full(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
+
+    with monkeypatch.context() as patch, pytest.raises(jax.errors.JaxRuntimeError):
+        patch.setattr(ocp, "load_checkpointables", full)
+        checkpoints.restore(abstract(), position())
+    assert checkpoints.steps() == [1]
+
+
 def test_donated_after_saving_is_saved_as_it_was(tmp_path):
     with Checkpoints(tmp_path, {}, keep=1) as checkpoints:
         old = state(5)
@@ -81,6 +95,27 @@ def test_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/1: the checkpoint cannot be written \(.*make room"):
         saved(tmp_path / "file", 1)
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_save_that_fails_costs_no_checkpoint(tmp_path, monkeypatch, when):
+    """Not the best one either, which the failed one would have replaced."""
+
+    class Failing:
+        def result(self):
+            raise OSError("disk full")
+
+    def fail(*_, **__):
+        return Failing() if when == "later" else Failing().result()
+
+    with pytest.raises(UserError, match="disk full"), Checkpoints(tmp_path, {}, keep=1) as checkpoints:
+        checkpoints.save(1, state(1), position(), {}, loss=1.0)
+        checkpoints.save(2, state(2), position(), {}, loss=2.0)
+        checkpoints.wait()
+        monkeypatch.setattr(ocp, "save_checkpointables_async", fail)
+        checkpoints.save(3, state(3), position(), {}, loss=0.5)
+        checkpoints.save(4, state(4), position(), {})
+    assert checkpoints.steps() == [1, 2]
 
 
 def test_checksum_is_of_every_bit():

@@ -112,8 +112,23 @@ def test_rows_are_means_over_their_steps(tmp_path):
     assert some[0]["train/loss"] == pytest.approx(want, rel=1e-6)
     assert [row["train/learning_rate"] for row in single] == [FREE.optimizer.rate(i, 14) for i in range(14)]
     assert all(row["perf/tokens_per_s"] > 0 and 0 <= row["perf/input_wait"] <= 1 for row in some)
+    assert all(row["perf/checkpoint_wait"] == row["perf/evaluation_wait"] == 0 for row in some)
     assert not any("perf/mfu" in row for row in some)  # too short to measure the peak for
     assert list((tmp_path / "some" / "tensorboard").iterdir())
+
+
+def test_the_host_never_waits_for_the_step_that_it_has_queued(tmp_path, monkeypatch):
+    """Every step's metrics are read when the next one is under way."""
+    usual, get, events = loop.train_step, jax.device_get, []
+
+    def noting(*args):
+        step = usual(*args)
+        return lambda *inputs: (events.append("step"), step(*inputs))[1]
+
+    monkeypatch.setattr(loop, "train_step", noting)
+    monkeypatch.setattr(jax, "device_get", lambda tree: (events.append("read"), get(tree))[1])
+    fit(MODEL, params(), Sft(), groups(), dataclasses.replace(FREE, steps=4), tmp_path, name="late")
+    assert events == ["step", *["step", "read"] * 3, "read"]
 
 
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch, capfd):

@@ -2,10 +2,6 @@
 
 import dataclasses
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -115,50 +111,3 @@ def test_impossible_options_are_refused(bad):
     name, value = next(iter(bad.items()))
     with pytest.raises(UserError, match=rf"^optimizer\.{name}='?{value}'?: [^\n]+$"):
         Optimizer(**bad)
-
-
-MESH = """
-import jax, numpy as np
-from small_training import MODEL, groups, params
-from rmjax.data import packing
-from rmjax.objectives.pairwise import Pairwise
-from rmjax.sharding import make_mesh
-from rmjax.training.loop import place_rows
-from rmjax.training.optimizer import Optimizer, transform
-from rmjax.training.state import current_mesh, new_state, state_shardings
-from rmjax.training.step import train_step
-
-data = groups(12, pairs=True)
-shape = packing.fit(data, length=64)
-rows = packing.pack(data, shape).rows
-rows = packing.stack((rows + [packing.empty(shape)] * 16)[:16])  # ragged: some rows are empty
-o = Optimizer(learning_rate=1e-2, weight_decay=0.1)
-
-
-def run(microbatches):
-    tx = transform(o.direction, MODEL)
-    state, losses = new_state(MODEL, tx, params()), []
-    if (mesh := current_mesh()) is not None:
-        want = state_shardings(MODEL, tx, mesh)
-        jax.tree.map(lambda x, s: (_ for _ in ()).throw(AssertionError(s)) if x.sharding != s else None, state, want)
-    for _ in range(3):
-        state, metrics = train_step(MODEL, Pairwise(), o, microbatches)(state, place_rows(rows, mesh), 1e-2)
-        losses.append(float(metrics["loss"].value()))
-    return losses, state.params
-
-
-want = run(1)
-for shape, microbatches in (((8, 1, 1), 1), ((2, 4, 1), 2)):
-    with jax.set_mesh(make_mesh(shape)):
-        losses, got = run(microbatches)
-    np.testing.assert_allclose(losses, want[0], rtol=1e-5)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=1e-3), got, want[1])
-"""
-
-
-def test_step_is_the_same_on_every_mesh():
-    """Losses, parameters and where every leaf of the state lies, on 8 virtual devices."""
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
-    flags = {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
-    subprocess.run([sys.executable, "-c", MESH], check=True, env={**os.environ, **flags})

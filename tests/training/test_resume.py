@@ -1,11 +1,7 @@
 """Interrupted in any way and repeated, a training ends as an unbroken one: the same parameters, the same rows."""
 
-import os
 import random
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import small_training
+from forked_training import on_meshes, run, start
 from small_training import TRAIN, equal, rows, train
 
 from rmjax.errors import UserError
@@ -90,52 +87,22 @@ def test_the_newest_are_kept(tmp_path, monkeypatch):
     assert saved(tmp_path) == ["10", "8"]
 
 
-def command(folder: Path, seconds: float) -> list[str]:
-    return [sys.executable, small_training.__file__, str(folder), str(seconds)]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(loop.__file__).parents[2])])}
-
-
-def start_and_signal(folder: Path, number: signal.Signals) -> tuple[int, str]:
-    """Starts the training in a process of its own and sends a signal a random time after its first checkpoint."""
-    process = subprocess.Popen(command(folder, 0.1), env=environment(), stderr=subprocess.PIPE, text=True)
+def test_sigterm_saves_and_exits_with_0(tmp_path, unbroken):
+    process = start(run, tmp_path, {"seconds": 0.2})
     until = time.monotonic() + 60
-    while not (folder / "checkpoints" / "4").exists() and time.monotonic() < until and process.poll() is None:
+    while not (tmp_path / "checkpoints" / "4").exists() and time.monotonic() < until and process.exitcode is None:
         time.sleep(0.02)
     time.sleep(random.uniform(0, 0.5))
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    return process.returncode, errors
-
-
-def check_equal_to(folder: Path, unbroken) -> None:
-    with np.load(folder / "params.npz") as stored:
-        assert equal([stored[f"arr_{i}"] for i in range(len(stored.files))], unbroken[0])
-    assert rows(folder) == unbroken[1]
-
-
-def test_killed_and_repeated_is_unbroken(tmp_path, unbroken):
-    code, _ = start_and_signal(tmp_path, signal.SIGKILL)
-    assert code == -signal.SIGKILL
-    assert not (tmp_path / "params.npz").exists()
-    subprocess.run(command(tmp_path, 0.0), env=environment(), check=True, capture_output=True)
-    check_equal_to(tmp_path, unbroken)
-
-
-def test_sigterm_saves_and_exits_with_0(tmp_path, unbroken):
-    code, errors = start_and_signal(tmp_path, signal.SIGTERM)
-    assert code == 0, errors
-    newest = max(int(name) for name in saved(tmp_path))
-    assert newest > 4
-    assert f"SIGTERM, saved step {newest} in {tmp_path}" in errors
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 0
+    assert max(int(name) for name in saved(tmp_path)) > 4
     assert not (tmp_path / "params.npz").exists()
     assert equal(train(tmp_path), unbroken[0])
     assert rows(tmp_path) == unbroken[1]
 
 
-def test_sigterm_in_the_last_step_still_exits(tmp_path, monkeypatch, unbroken):
+def test_sigterm_in_the_last_step_still_exits(tmp_path, monkeypatch, capsys, unbroken):
     usual = loop.train_step
     count = []
 
@@ -154,6 +121,7 @@ def test_sigterm_in_the_last_step_still_exits(tmp_path, monkeypatch, unbroken):
         patch.setattr(loop, "train_step", last)
         with pytest.raises(SystemExit) as stop:
             train(tmp_path)
+    assert f"SIGTERM, saved step 14 in {tmp_path}" in capsys.readouterr().err
     assert stop.value.code == 0
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert equal(train(tmp_path), unbroken[0])
@@ -165,12 +133,15 @@ def arrays(checkpoint: Path) -> Path:
     return max(checkpoint.glob("state/**/d/*"), key=lambda p: p.stat().st_size)
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped", "no data position"])
+@pytest.mark.parametrize("how", ["cut", "flipped", "another data position"])
 def test_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, monkeypatch, capsys, unbroken, how):
     interrupt(tmp_path, monkeypatch, after=11)
     newest = tmp_path / "checkpoints" / "8"
-    if how == "no data position":
-        shutil.rmtree(newest / "data")
+    if how == "another data position":
+        file = newest / "_CHECKPOINT_METADATA"
+        text = file.read_text()
+        assert text.count('"batch": 8') == 1
+        file.write_text(text.replace('"batch": 8', '"batch": 7'))
     else:
         file = arrays(newest)
         content = bytearray(file.read_bytes())
@@ -184,8 +155,9 @@ def test_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, monkeypat
 def test_no_readable_checkpoint_is_an_error(tmp_path, monkeypatch):
     interrupt(tmp_path, monkeypatch, after=6)
     arrays(tmp_path / "checkpoints" / "4").unlink()
-    with pytest.raises(UserError, match=r"none of its checkpoints \[4\] can be read; remove it to start anew"):
-        train(tmp_path)
+    for _ in range(2):  # nor does the same command, given again, start anew
+        with pytest.raises(UserError, match=r"none of its checkpoints can be read \(4.damaged\); remove it to start"):
+            train(tmp_path)
     assert saved(tmp_path) == ["4.damaged"]
 
 
@@ -221,37 +193,14 @@ def test_left_over_pieces_of_a_killed_save_are_removed(tmp_path, monkeypatch, un
     assert jax.tree.leaves(train(tmp_path))
 
 
-MESH_RUN = """
-import os, signal, sys
-os.environ["JAX_NUM_CPU_DEVICES"] = "4"
-import jax
-from pathlib import Path
-from small_training import train
-from rmjax.sharding import make_mesh
-from rmjax.training import loop
-
-signal_at, usual = 7, loop.place_rows
-def place(rows, mesh):
-    global signal_at
-    signal_at -= 1
-    if not signal_at:
-        signal.raise_signal(signal.SIGTERM)
-    placed = usual(rows, mesh)
-    assert len(placed.tokens.sharding.device_set) == 4, placed.tokens.sharding
-    return placed
-
-loop.place_rows = place
-with jax.set_mesh(make_mesh((2, 2, 1))):
-    train(Path(sys.argv[1]))
-"""
-
-
-def test_a_run_on_a_mesh_continues_on_one_device(tmp_path, unbroken):
-    path = os.pathsep.join([environment()["PYTHONPATH"], str(Path(small_training.__file__).parent)])
-    environ = {**environment(), "PYTHONPATH": path}
-    subprocess.run([sys.executable, "-c", MESH_RUN, str(tmp_path)], env=environ, check=True)
-    assert saved(tmp_path) == ["4", "7"]
-    end = train(tmp_path)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), end, unbroken[0])
-    for got, want in zip(rows(tmp_path), unbroken[1], strict=True):
+def test_a_run_goes_on_on_another_mesh_and_on_one_device(tmp_path):
+    options = dict(eval_every=4, eval_share=0.3)
+    process = start(on_meshes, tmp_path / "meshes", options, (2, 2, 1), (4, 1, 1))
+    unbroken = train(tmp_path / "one", **options)
+    process.join(120)
+    assert process.exitcode == 0
+    assert saved(tmp_path / "meshes") == ["4", "8"]
+    end = train(tmp_path / "meshes", **options)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), end, unbroken)
+    for got, want in zip(rows(tmp_path / "meshes"), rows(tmp_path / "one"), strict=True):
         assert got == pytest.approx(want, rel=1e-4, abs=1e-6)
