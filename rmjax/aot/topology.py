@@ -66,5 +66,12 @@ def mesh(topology: str, shape: tuple[int, int, int]) -> Mesh:
     if math.prod(shape) != len(found):
         said = " x ".join(map(str, shape))
         raise UserError(f"--topology {topology} has {len(found)} chips, the mesh {said} = {math.prod(shape)}")
-    grid = mesh_utils.create_device_mesh(shape, list(found))
+    try:
+        grid = mesh_utils.create_device_mesh(shape, list(found))
+    except NotImplementedError as e:  # as `sharding.make_mesh` on the slice itself
+        said = " x ".join(map(str, shape))
+        raise UserError(
+            f"--topology {topology}: a mesh of {said} does not follow the network's axes; make each of devices.data, "
+            "fsdp and tensor a product of some of them"
+        ) from e
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
