@@ -18,7 +18,7 @@ class Chip:
     """One chip, as a device of JAX (v5p: two cores as one)."""
 
     name: str
-    hbm: float  # bytes of memory
+    hbm: float  # bytes of memory that the compiler lets a program have: of v5e's 16 GiB 15.75
     peak: float  # bfloat16 FLOP/s
     bandwidth: float  # bytes/s of memory
     link: float  # bytes/s of one link between chips in one direction
@@ -32,9 +32,9 @@ class Chip:
 
 GIB = 2**30
 CHIPS = {
-    "v5e": Chip(name="v5e", hbm=16 * GIB, peak=197e12, bandwidth=819e9, link=50e9, clock=1.5e9, wrap=16),
-    "v5p": Chip(name="v5p", hbm=95 * GIB, peak=459e12, bandwidth=2765e9, link=100e9, clock=1.75e9, wrap=4),
-    "v6e": Chip(name="v6e", hbm=32 * GIB, peak=918e12, bandwidth=1640e9, link=100e9, clock=1.75e9, wrap=16),
+    "v5e": Chip(name="v5e", hbm=15.75 * GIB, peak=197e12, bandwidth=819e9, link=50e9, clock=1.5e9, wrap=16),
+    "v5p": Chip(name="v5p", hbm=95.74 * GIB, peak=459e12, bandwidth=2765e9, link=100e9, clock=1.75e9, wrap=4),
+    "v6e": Chip(name="v6e", hbm=31.25 * GIB, peak=918e12, bandwidth=1640e9, link=100e9, clock=1.75e9, wrap=16),
 }
 
 

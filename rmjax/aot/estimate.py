@@ -20,7 +20,7 @@ from rmjax.aot.links import Network
 from rmjax.aot.programs import Program
 from rmjax.aot.timeline import Tally, Timeline
 
-SPENT = re.compile(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm")
+SPENT = re.compile(r"Used ([\d.]+)([GM]) of [\d.]+[GM] hbm|\(([\d.]+)([GM])\) exceeds available HBM")
 
 
 class DoesNotFit(Exception):
@@ -38,8 +38,8 @@ class Estimate:
     chip: Chip
     chips: int
     arguments: int
-    temporaries: int
-    peak: int  # what is alive at once at most: arguments, temporaries, and results that replace no argument
+    temporaries: int  # in all memories: some lie in the chip's fast one
+    peak: int  # what is alive in main memory at once at most
     tally: Tally
     model_flops: float  # over all chips
     tokens: int  # over all chips
@@ -127,13 +127,12 @@ def estimate(program: Program, name: str, options: Mapping[str, str] | None = No
     memory = compiled.memory_analysis()
     network = Network(chip(name), topology.sizes(name), tuple(tuple(d.coords) for d in program.mesh.devices.flat))
     tally = Timeline(hlo.parse(compiled.as_text()), network, program.kernels).run()
-    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Estimate(
         chip=chip(name),
         chips=program.mesh.size,
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
-        peak=memory.argument_size_in_bytes + memory.temp_size_in_bytes + fresh,
+        peak=memory.peak_memory_in_bytes,
         tally=tally,
         model_flops=program.flops,
         tokens=program.tokens,
@@ -143,4 +142,7 @@ def estimate(program: Program, name: str, options: Mapping[str, str] | None = No
 
 def _needs(message: str) -> float | None:
     found = SPENT.search(message)
-    return None if found is None else float(found[1]) * {"G": GIB, "M": 2**20}[found[2]]
+    if found is None:
+        return None
+    number, unit = (part for part in found.groups() if part is not None)
+    return float(number) * {"G": GIB, "M": 2**20}[unit]

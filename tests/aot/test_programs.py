@@ -83,6 +83,8 @@ def test_estimates_by_hand():
 def test_what_the_compiler_says_of_memory():
     said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm."
     assert _needs(said) == 20.5 * 2**30
+    said = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (512.0M) exceeds available HBM (15.75G)."
+    assert _needs(said) == 2**29
     assert _needs("RESOURCE_EXHAUSTED: something else") is None
 
 
