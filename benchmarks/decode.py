@@ -76,14 +76,12 @@ def measure(b: Benchmark) -> dict[str, Any]:
     how = Sampling(temperature=b.temperature, top_p=b.top_p)
     shapes = dict(prompts=b.prompts, samples=b.samples, prompt=b.prompt, room=b.room)
     lowered = programs.sample(Model.of(config), mesh, how, **shapes).lowered
-    compiled = lowered.compile(compiler_options=compiler.TPU | dict(o.split("=") for o in b.options.split(",") if o))
+    own = dict(o.split("=", 1) for o in b.options.split(",") if o)
+    compiled = lowered.compile(compiler_options={**compiler.DECODE, **own})
     if b.text:
         Path(b.text).write_text(compiled.as_text())
-    found, sizes, bandwidth = (
-        one_step(compiled.as_text(), b, mesh),
-        compiled.memory_analysis(),
-        chip(b.topology).bandwidth,
-    )
+    found, sizes = one_step(compiled.as_text(), b, mesh), compiled.memory_analysis()
+    bandwidth = chip(b.topology).bandwidth
     least, memory = least_bytes(config, b), found.bytes / bandwidth
     bound, step = sum(least.values()) / (mesh.size * bandwidth), max(found.step, memory)
     out = {"name": "decode", "step": found.step, "seconds": dict(found.seconds), "memory": memory, "bound": bound}

@@ -15,8 +15,7 @@ is compiled in three layouts of the same `prompts`:
 No row has padding, so none of the three pays for it; the tokens alone are 3.3 and 13.3 times as many. Rows are cut into
 as few microbatches as fit the memory, tried in powers of two. `step` is seconds of an update, estimated by the
 compiler, `cycles` the same in cycles, `matrix_cycles` those of the products alone. Attention's kernel has no estimate
-and counts with its FLOPs at half of the peak (`rmjax/aot/timeline.py`): all tiles up to the diagonal, so that a packed
-row is charged for tiles that it skips.
+and counts with its FLOPs at half of the peak (`rmjax/aot/timeline.py`), those of the tiles that a row needs.
 """
 
 from __future__ import annotations

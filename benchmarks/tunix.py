@@ -6,7 +6,7 @@
 
 The pairs of a file (so that lengths are real) as random ids, one a word; the policy and the reference are two random
 Llamas. AdamW with the same settings, `batch` pairs an update in the same order, both on one device. tunix pads every
-prompt and every answer to the longest of the file's, and reads a prompt once for each answer; its update is its own
+prompt and every answer to the longest measured, and reads a prompt once for each answer; its update is its own
 `_prepare_inputs`, which runs the reference, and its own jitted step. Ours runs packed rows, where both answers share
 their prompt, against reference log-probabilities that are stored with the data (`reference_seconds`, once for all
 pairs). tunix's Llama leaves its setting of the rotary base out and uses 1,000,000; so does ours here.

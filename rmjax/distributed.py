@@ -81,6 +81,15 @@ def given() -> tuple[str, int, int] | None:
     return address, int(processes), int(this)
 
 
+def require_alone() -> None:
+    """Raises UserError where a launcher has started several processes, each of which would do the whole job."""
+    if (processes := os.environ.get(NAMES[1]) or "1") != "1":
+        raise UserError(
+            f"{NAMES[1]}={processes}: without --distributed each of these processes would do the whole job in one "
+            "workdir; add the flag, or unset the variable"
+        )
+
+
 def here() -> int:
     """How many of the processes are on this machine, as far as their addresses tell: all, or this one."""
     known = given()

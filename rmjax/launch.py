@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if several:
             require_processes(job, name)
             distributed.start()
+        else:
+            distributed.require_alone()
         words = ["python", "-m", "rmjax.launch", name, *([DISTRIBUTED] if several else []), *argv]
         job.run(shlex.join(words))
     except (UserError, OSError) as e:

@@ -49,7 +49,10 @@ def together(count: int, *words: str | Path) -> list[tuple[int, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Work of two processes, one of which was killed; then of four, which finished it."""
+    """Work of two processes, one of which was killed; then of four, which finished it.
+
+    One of the four cannot read the newest checkpoint; all go back to the one before.
+    """
     folder = tmp_path_factory.mktemp("several")
     (code, said), (killed, _) = together(2, "killed", folder, 10)
     assert (code, killed) == (1, -9), said
@@ -57,8 +60,10 @@ def folder(tmp_path_factory) -> Path:
     assert "run the same command again" in said.splitlines()[-1]
     assert (folder / "checkpoints" / "4").exists()
     assert not (folder / "params.npz").exists()
-    for code, said in together(4, "train", folder):
+    ended = together(4, "train", folder)
+    for code, said in ended:
         assert code == 0, said
+    assert ended[0][1].count("DAMAGED") == ended[0][1].count("another process cannot read it; put aside") == 1
     return folder
 
 
@@ -160,6 +165,12 @@ def test_a_job_for_one_process_is_refused(capsys):
     assert main(["plan", "--distributed"]) == 2
     said = capsys.readouterr().err
     assert "--distributed: plan runs in one process; made for several are gfriend, judge, score and train" in said
+
+
+def test_one_of_several_without_the_flag_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    assert main(["plan"]) == 2
+    assert "JAX_NUM_PROCESSES=2: without --distributed each of these processes" in capsys.readouterr().err
 
 
 def test_cores_are_shared_by_the_processes_of_a_machine(monkeypatch):

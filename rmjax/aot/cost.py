@@ -6,6 +6,7 @@ import math
 import re
 
 from rmjax.aot.hlo import Computation, Instruction, Module, Shape
+from rmjax.aot.links import KINDS
 
 MATRIX = ("convolution", "dot")
 MOVING = ("dynamic-slice", "slice", "gather")
@@ -16,15 +17,18 @@ def is_matrix(module: Module, instruction: Instruction) -> bool:
     return any(i.opcode in MATRIX for i in module.inside(instruction))
 
 
-def flops(module: Module, instruction: Instruction) -> float:
+def flops(module: Module, computation: Computation, instruction: Instruction) -> float:
     """FLOPs of the matrix products in it; of a kernel, what it declares."""
     if instruction.opcode == "custom-call":
         return float(instruction.attribute(r'"cost_estimate":\{"flops":"(\d+)"') or 0)
-    total = 0.0
-    for computation in module.called(instruction):
-        for inner in computation:
-            total += product(computation, inner) if inner.opcode in MATRIX else flops(module, inner)
-    return total
+    if instruction.opcode in MATRIX:
+        return product(computation, instruction)
+    return sum(flops(module, called, inner) for called in module.called(instruction) for inner in called)
+
+
+def is_kernel(instruction: Instruction) -> bool:
+    """Whether it runs a kernel written by hand."""
+    return 'custom_call_target="tpu_custom_call"' in instruction.attributes
 
 
 def product(computation: Computation, instruction: Instruction) -> float:
@@ -45,8 +49,7 @@ def product(computation: Computation, instruction: Instruction) -> float:
             int(axis),
         )
     batch, features = result.dims[out.index("b")], result.dims[out.index("f")]
-    grouped = int(instruction.attribute(r"batch_group_count=(\d+)") or 1)
-    return 2.0 * batch * grouped * features * operands[1].dims[right.index("i")] * pairs / grouped
+    return 2.0 * batch * features * operands[1].dims[right.index("i")] * pairs
 
 
 def _valid(size: int, kernel: int, out: int, instruction: Instruction, axis: int) -> int:
@@ -72,53 +75,58 @@ def _valid(size: int, kernel: int, out: int, instruction: Instruction, axis: int
 
 
 def moved(module: Module, computation: Computation, instruction: Instruction) -> float:
-    """Bytes of main memory that it reads and writes. What lies in the chip's fast memory does not count."""
+    """Bytes of main memory that it reads and writes; what lies in the chip's fast memory does not count.
+
+    Neither do collectives, on their own or in a fusion, nor custom calls that are no kernels and take no time: those
+    only name or set apart a place in memory.
+    """
     if instruction.opcode.endswith(("-start", "-done")):
         # A copy between memories: once, when it starts.
         shapes = instruction.shapes[:2] if instruction.opcode in ("copy-start", "slice-start") else ()
         return min((s.bytes for s in shapes), default=0.0)
-    called = module.called(instruction) if instruction.opcode == "fusion" else []
-    read = 0.0
+    if instruction.opcode == "custom-call" and instruction.cycles is None and not is_kernel(instruction):
+        return 0.0
+    total = 0.0
     for number, name in enumerate(instruction.operands):
         for shape in computation.by_name[name].shapes if name in computation.by_name else ():
             if shape.in_hbm:
-                read += _read(module, called[0], number, shape) if called else shape.bytes
-    if instruction.opcode in MOVING:
-        read = sum(s.bytes for s in instruction.shapes)
-    return read + _written(module, called[0] if called else None, instruction)
+                total += _read(module, computation, instruction, number, shape)
+    results = [instruction] * len(instruction.shapes)
+    if instruction.opcode == "fusion":
+        (computation,) = module.called(instruction)
+        root = computation.root
+        results = [computation.by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        if len(results) != len(instruction.shapes):
+            results = [root] * len(instruction.shapes)
+    for result, shape in zip(results, instruction.shapes, strict=True):
+        if shape.in_hbm:
+            total += _written(computation, result, shape)
+    return total
 
 
-def _read(module: Module, body: Computation, number: int, whole: Shape) -> float:
-    """Bytes that a fusion reads of one operand: of one that is only sliced, the slices."""
-    name = body.parameters.get(number)
-    users = [i for i in body if name in i.operands]
-    total = 0.0
-    for user in users:
-        if user.opcode in MOVING:
-            total += sum(s.bytes for s in user.shapes)
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
-            continue
-        elif user.opcode == "fusion":
-            total += _read(module, module.called(user)[0], user.operands.index(name), whole)
-        elif user.opcode == "bitcast":
-            return whole.bytes if not _sliced(body, user.name) else total
-        else:
-            return whole.bytes
-    return min(total, whole.bytes)
+def _read(module: Module, computation: Computation, user: Instruction, number: int, whole: Shape) -> float:
+    """Bytes that an instruction reads of one operand: of one that is only sliced, the slices."""
+    if user.opcode == "fusion":
+        (computation,) = module.called(user)
+        return _read_by_all(module, computation, computation.parameters[number], whole)
+    if user.opcode == "bitcast":
+        return _read_by_all(module, computation, user.name, whole)
+    if number == 0 and user.opcode in MOVING:
+        return sum(s.bytes for s in user.shapes)
+    if (number == 0 and user.opcode == "dynamic-update-slice") or user.opcode in (*KINDS, "tuple"):
+        return 0.0  # stays where it is
+    return whole.bytes
 
 
-def _sliced(body: Computation, name: str) -> bool:
-    return all(i.opcode in (*MOVING, "dynamic-update-slice") for i in body if name in i.operands)
+def _read_by_all(module: Module, computation: Computation, name: str, whole: Shape) -> float:
+    users = ((user, n) for user in computation for n, operand in enumerate(user.operands) if operand == name)
+    return min(sum(_read(module, computation, user, n, whole) for user, n in users), whole.bytes)
 
 
-def _written(module: Module, body: Computation | None, instruction: Instruction) -> float:
-    """Bytes that it writes: of an update in place, the update."""
-    update = instruction if instruction.opcode == "dynamic-update-slice" else None
-    if body is not None:
-        root = body.root
-        while root.opcode in ("bitcast", "copy") and root.operands[0] in body.by_name:
-            root = body.by_name[root.operands[0]]
-        update = root if root.opcode == "dynamic-update-slice" else None
-    if update is not None and body is not None and update.operands[1] in body.by_name:
-        return sum(s.bytes for s in body.by_name[update.operands[1]].shapes)
-    return sum(s.bytes for s in instruction.shapes if s.in_hbm)
+def _written(computation: Computation, result: Instruction, whole: Shape) -> float:
+    """Bytes that are written of one result: of an update in place, the update."""
+    while result.opcode == "bitcast" and result.operands[0] in computation.by_name:
+        result = computation.by_name[result.operands[0]]
+    if result.opcode == "dynamic-update-slice" and result.operands[1] in computation.by_name:
+        return sum(s.bytes for s in computation.by_name[result.operands[1]].shapes)
+    return 0.0 if result.opcode in (*KINDS, "parameter") else whole.bytes

@@ -19,15 +19,20 @@ from rmjax.aot.chips import GIB, Chip, chip
 from rmjax.aot.links import Network
 from rmjax.aot.programs import Program
 from rmjax.aot.timeline import Tally, Timeline
+from rmjax.errors import UserError
 
 SPENT = re.compile(r"Used ([\d.]+)([GM]) of [\d.]+[GM] hbm|\(([\d.]+)([GM])\) exceeds available HBM")
 
 
 class DoesNotFit(Exception):
-    """The compiler found no way to run the program in the chip's memory; `needs` is what it would take, in bytes."""
+    """The compiler found no way to run the program in the chip's memory.
 
-    def __init__(self, needs: float | None) -> None:
-        super().__init__("does not fit" if needs is None else f"needs {needs / GIB:.1f} GiB a chip")
+    `needs` is what it would take, in bytes; None where another memory than the main one is too small, or the compiler
+    does not say: then `str` is what it says.
+    """
+
+    def __init__(self, needs: float | None, said: str = "does not fit") -> None:
+        super().__init__(said if needs is None else f"needs {needs / GIB:.1f} GiB a chip")
         self.needs = needs
 
 
@@ -75,10 +80,6 @@ class Estimate:
         """Over all chips."""
         return self.tokens / self.step
 
-    def cost(self, hour: float) -> float:
-        """Price of a million tokens, given that of a chip for an hour."""
-        return hour * self.chips / 3600 / self.tokens_per_second * 1e6
-
     def facts(self) -> dict[str, Any]:
         """The entry of summary.json."""
         tally = self.tally
@@ -115,14 +116,17 @@ def estimate(program: Program, name: str, options: Mapping[str, str] | None = No
 
     Raises:
       DoesNotFit: it needs more memory than the chip has.
+      UserError: an option that the compiler does not know, or a value that it does not take.
     """
     begin = time.perf_counter()
     try:
         compiled = program.lowered.compile(compiler_options=dict(compiler.TPU if options is None else options))
     except jax.errors.JaxRuntimeError as e:
-        if "RESOURCE_EXHAUSTED" not in str(e):
-            raise
-        raise DoesNotFit(_needs(str(e))) from e
+        if "RESOURCE_EXHAUSTED" in str(e):
+            raise DoesNotFit(_needs(str(e)), str(e).splitlines()[0]) from e
+        if "compile option" in str(e) or "setting option" in str(e):
+            raise UserError(f"--options: {str(e).splitlines()[0]}") from e
+        raise
     seconds = time.perf_counter() - begin
     memory = compiled.memory_analysis()
     network = Network(chip(name), topology.sizes(name), tuple(tuple(d.coords) for d in program.mesh.devices.flat))

@@ -1,8 +1,9 @@
 """Reads optimised HLO text: computations, instructions in the order of the schedule, loops with their trip counts.
 
 Only what estimates need is understood. Traps: a kernel's metadata has line breaks in it and lines that begin with a
-brace, so an instruction ends where another begins; a loop's trip count is where its condition compares the counter (s32
-or u32) with a constant; and the counter may grow by two, where the compiler has made one turn of two.
+brace, so an instruction ends where another begins; the brace that ends a computation may be followed by the core that
+it runs on; a loop's trip count is where its condition compares the counter (s32 or u32) with a constant; the counter
+may grow by two, where the compiler has made one turn of two; and cycles of 2^63 - 1 are no estimate.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "token": 0}  # other types 
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 HEAD = re.compile(r"(?:ENTRY )?%(\S+) \(.*\{\s*$")
 LINE = re.compile(r"\s+(ROOT )?%(\S+) = (.*)", re.S)
+END = re.compile(r"\}(, execution_thread=.*)?$")  # of a computation; of a v5p or v6e's sparse cores, with their name
 OPERAND = re.compile(r"%([\w.\-]+)")
 CALLS = re.compile(
     r"\b(?:calls|to_apply|body|condition|called_computations|branch_computations)=(?:%([\w.\-]+)|\{([^}]*)\})"
@@ -74,12 +76,7 @@ class Instruction:
     def cycles(self) -> int | None:
         """The compiler's estimate of its time in cycles; None where it makes none."""
         found = self.attribute(r'"estimated_cycles":"(\d+)"')
-        return None if found is None else int(found)
-
-    @property
-    def scope(self) -> str:
-        """Where the program's source had it: the name that jax gave."""
-        return self.attribute(r'op_name="([^"]*)"') or ""
+        return None if found is None or int(found) == 2**63 - 1 else int(found)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -206,7 +203,7 @@ def parse(text: str) -> Module:
             if head:
                 name, instructions, root = head[1], [], None
                 entry = name if line.startswith("ENTRY") else entry
-        elif line == "}":
+        elif END.match(line):
             computations[name] = Computation(name, tuple(instructions), root or instructions[-1])
             name = None
         elif found := LINE.match(line):
@@ -226,7 +223,7 @@ def _lines(text: str) -> Iterator[str]:
     lines = text.splitlines()
     held: list[str] = []
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        ends = line == "}" and not following.strip()
+        ends = END.match(line) and not following.strip()
         if held and not (ends or LINE.match(line)):
             held.append(line)
             continue

@@ -48,20 +48,21 @@ class Network:
     def rate(self, group: Sequence[int]) -> float:
         """Bytes/s with which a chip of the group can receive from it."""
         links = 0
-        for axis, length in enumerate(self.sizes):
+        for axis, (length, ring) in enumerate(zip(self.sizes, self.chip.rings(self.sizes), strict=True)):
             there = {self.places[d][axis] for d in group}
             if len(there) > 1:
-                links += 2 if len(there) == length and length > 2 and self.chip.closed(length) else 1
+                links += 2 if ring and len(there) == length else 1
         return max(links, 1) * self.chip.link
 
     def routed(self, pairs: Sequence[tuple[int, int]], size: float) -> float:
         """Time in which `size` bytes go from the first to the second device of every pair, all at once."""
         load: collections.Counter[tuple] = collections.Counter()
+        rings = self.chip.rings(self.sizes)
         for source, target in pairs:
             at = list(self.places[source])
             for axis, length in enumerate(self.sizes):
                 way = self.places[target][axis] - at[axis]
-                if length > 2 and self.chip.closed(length) and abs(way) > length / 2:
+                if rings[axis] and abs(way) > length / 2:
                     way -= math.copysign(length, way)
                 step = 1 if way > 0 else -1
                 for _ in range(abs(int(way))):

@@ -116,25 +116,33 @@ def train(
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         lowered = step.lower(state, shapes, 1e-6, np.uint32(0), base)
     tokens = rows * layout.length
-    return Program(lowered, mesh, rows * train_flops(model, layout.rows()), tokens, kernel_share(layout.rows()))
+    flops = rows * train_flops(model, layout.rows())
+    return Program(lowered, mesh, flops, tokens, kernel_share(layout.rows(), model.config.windows))
 
 
 def score(model: Model, mesh: Mesh, score: Score, *, layout: RowLayout, rows: int) -> Program:
-    """One forward pass that gives every candidate its score; weights in the activations' dtype."""
-    params = like(_served(model), tree_shardings(model.axes, model.shapes, mesh))
+    """One forward pass that gives every candidate its score."""
+    params = like(model.shapes, tree_shardings(model.axes, model.shapes, mesh))
     shapes = batch(layout, rows, mesh)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         lowered = jax.jit(functools.partial(score, model)).lower(params, shapes)
     flops, tokens = rows * train_flops(model, layout.rows()) / 3, rows * layout.length
-    return Program(lowered, mesh, flops, tokens, kernel_share(layout.rows()))
+    return Program(lowered, mesh, flops, tokens, kernel_share(layout.rows(), model.config.windows))
 
 
-def kernel_share(rows: Rows) -> float:
-    """Tiles that attention's kernels compute of these rows, over the most that they could need, which they declare."""
+def kernel_share(rows: Rows, windows: tuple[int, ...] | int | None = None) -> float:
+    """Tiles that attention's kernels compute of these rows, over the most that they could need, which they declare.
+
+    Args:
+      windows: of the model's layers (`DecoderConfig.windows`); where they differ, the mean over layers.
+    """
+    if isinstance(windows, tuple):
+        each = {w: kernel_share(rows, w) for w in set(windows)}
+        return sum(each[w] for w in windows) / len(windows)
     block = flash_tiles.block_size(rows.group.shape[1])
     more = -rows.group.shape[1] % block
     fill = lambda x, value: np.pad(x, ((0, 0), (0, more)), constant_values=value)
-    layout = Layout(fill(rows.positions, 0), fill(rows.group, -1), fill(rows.branch, 0), None)
+    layout = Layout(fill(rows.positions, 0), fill(rows.group, -1), fill(rows.branch, 0), windows)
     b, t = layout.group.shape
     needed = int(jax.jit(lambda x: flash_tiles.list_tiles(x, block, causal=True).count)(layout))
     return needed / flash_tiles.most_tiles(b, t // block, True)
@@ -190,9 +198,3 @@ def decode_flops(model: Model, seen: int) -> float:
     sizes = jax.tree.map(lambda m, s: math.prod(s.shape) * m, matrices, model.shapes["decoder"]["blocks"])
     body = sum(jax.tree.leaves(sizes)) + c.vocab * c.embed
     return 2.0 * body + 4.0 * c.layers * c.heads * c.head_dim * seen
-
-
-def _served(model: Model) -> Any:
-    """The shapes of weights that are only read: matrices in the activations' dtype."""
-    kept = lambda x, m: jax.ShapeDtypeStruct(x.shape, model.config.dtype if m and x.dtype == jnp.float32 else x.dtype)
-    return jax.tree.map(kept, model.shapes, model.matrices)

@@ -28,7 +28,6 @@ class Tally:
     collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # bytes by kind
     counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # of collectives, by kind
     kernels: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # seconds by kernel
-    scopes: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # matrix seconds by source
     flops: float = 0.0
     bytes: float = 0.0
     links: float = 0.0  # seconds that the links are busy, hidden or not
@@ -36,7 +35,7 @@ class Tally:
 
     def add(self, other: Tally, times: int) -> None:
         """Adds another tally so many times."""
-        for name in ("seconds", "collectives", "counts", "kernels", "scopes"):
+        for name in ("seconds", "collectives", "counts", "kernels"):
             mine = getattr(self, name)
             for key, value in getattr(other, name).items():
                 mine[key] += value * times
@@ -116,28 +115,23 @@ class Timeline:
     def _plain(self, tally: Tally, computation: Computation, i: Instruction) -> None:
         moved = cost.moved(self._module, computation, i)
         tally.bytes += moved
-        if 'custom_call_target="tpu_custom_call"' in i.attributes:
-            flops = self._share * cost.flops(self._module, i)
+        flops = cost.flops(self._module, computation, i)
+        if cost.is_kernel(i):
+            flops *= self._share
             took = max(flops / (KERNEL * self._chip.peak), moved / self._chip.bandwidth)
-            tally.flops += flops
             tally.seconds["kernels"] += took
             tally.kernels[i.name.rstrip("0123456789").rstrip(".")] += took
-            return
-        if i.cycles is None:
-            return
-        took = i.cycles / self._chip.clock
-        if cost.is_matrix(self._module, i):
-            tally.flops += cost.flops(self._module, i)
-            tally.seconds["matrix"] += took
-            tally.scopes[i.scope] += took
-        else:
-            tally.seconds["copies" if i.opcode in ("copy", "transpose") else "memory"] += took
+        elif i.cycles is not None:
+            matrix, copied = cost.is_matrix(self._module, i), i.opcode in ("copy", "transpose")
+            part = "matrix" if matrix else "copies" if copied else "memory"
+            tally.seconds[part] += i.cycles / self._chip.clock
+        tally.flops += flops
 
     def _collective(self, tally: Tally, computation: Computation, i: Instruction, kind: str) -> float:
         """Counts a collective once, and returns how long the links need for it."""
-        results = i.shapes
-        if i.opcode.endswith("-start"):
-            results = results[len(results) // 2 :] if kind == "all-gather" else results[:1]
+        results, many = i.shapes, len(i.operands)
+        if i.opcode.endswith("-start") and kind != "all-reduce":  # operands, results, and perhaps a word or two
+            results = results[many : 2 * many]
         size = sum(s.bytes for s in results)
         if kind == "collective-permute":
             took = self._network.routed(links.pairs(i), size)
@@ -145,9 +139,8 @@ class Timeline:
             among = links.group(i, len(self._network.places))
             size *= len(among) if kind == "reduce-scatter" else 1
             took = self._network.seconds(kind, size, among)
-        name = kind
-        tally.collectives[name] += size
-        tally.counts[name] += 1
+        tally.collectives[kind] += size
+        tally.counts[kind] += 1
         tally.links += took
         return took
 

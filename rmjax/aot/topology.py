@@ -20,10 +20,10 @@ INSTALL = "pip install 'rmjax[tpu]' (Linux, x86-64; no TPU is needed)"
 
 def sizes(topology: str) -> tuple[int, ...]:
     """The network's axes: v5p:2x2x2 -> (2, 2, 2). UserError where the name is no such thing."""
-    chip(topology)
-    parts = topology.partition(":")[2].split("x")
-    if not all(p.isdigit() and int(p) > 0 for p in parts):
-        raise UserError(f"--topology {topology}: write the chip and the slice's shape, such as v5e:4x4 or v5p:2x2x2")
+    parts, axes = topology.partition(":")[2].split("x"), chip(topology).axes
+    if not all(p.isdigit() and int(p) > 0 for p in parts) or len(parts) != axes:
+        example = {2: "v5e:4x4", 3: "v5p:2x2x2"}[axes]
+        raise UserError(f"--topology {topology}: write the chip and the slice's {axes} sizes, such as {example}")
     return tuple(int(p) for p in parts)
 
 

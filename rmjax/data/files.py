@@ -42,7 +42,8 @@ def load(path: str | os.PathLike) -> Table:
         hint = f"; for a data set of the hub write {HUB}{text}" if text.count("/") == 1 and "." not in text else ""
         raise UserError(f"{text}: no such file; check the path{hint}")
     if not text.endswith(SUFFIXES):
-        raise UserError(f"{text}: unknown kind of file; use {', '.join(SUFFIXES)}")
+        hint = "; docs/data.md says how to turn CSV into .jsonl" if text.lower().endswith((".csv", ".tsv")) else ""
+        raise UserError(f"{text}: unknown kind of file; use {', '.join(SUFFIXES)}{hint}")
     if text.endswith(".parquet"):
         rows = list(_parquet(text))
     elif text.endswith((".json", ".json.gz")) and _first_byte(text) == b"[":

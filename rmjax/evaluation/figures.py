@@ -43,6 +43,7 @@ STYLE = {
     "grid.linewidth": 0.6,
     "lines.solid_capstyle": "round",
 }
+WIDEN = 1.35  # at most so much is a figure drawn larger than it was made: its letters grow with it
 
 
 def draw(size: tuple[float, float], paint: Callable[[Figure], None], label: str) -> Markup:
@@ -68,7 +69,9 @@ def draw(size: tuple[float, float], paint: Callable[[Figure], None], label: str)
     svg = re.sub(r"font(-family)?: [^;\"]*;?", _font_size, svg)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    return Markup(svg.replace("<svg", Markup('<svg role="img" aria-label="{}"').format(label), 1))
+    most = WIDEN * size[0]
+    head = Markup('<svg role="img" aria-label="{}" style="max-width: {:.2f}in"').format(label, most)
+    return Markup(svg.replace("<svg", head, 1))
 
 
 def _font_size(match: re.Match) -> str:

@@ -173,8 +173,8 @@ def fit(
     return Curves(pick(a), pick(b) * labels[0] ** chosen, chosen)
 
 
-def bootstrap(found: Points, *, samples: int, seed: int, exponents: tuple[float, float] = EXPONENTS) -> Curves:
-    """Curves fitted to means that are drawn anew over label draws.
+def noise(found: Points, *, samples: int, seed: int) -> Float[np.ndarray, "k p"]:
+    """What the means would differ by from the truth with other label draws.
 
     A multiplier bootstrap (Mammen 1993): every run's deviations, at all its numbers of labels together, are multiplied
     by one normal variable, so that draws whose fewer labels are the first of their more stay correlated as they are.
@@ -184,8 +184,14 @@ def bootstrap(found: Points, *, samples: int, seed: int, exponents: tuple[float,
     wide = np.sqrt(found.freedom / rng.chisquare(found.freedom, (samples, 1)))
     drawn = rng.standard_normal((samples, found.deviations.shape[1])) @ found.deviations.T
     lone = rng.standard_normal((samples, len(found.labels))) * found.errors
-    noise = np.where(found.seen, drawn / found.scale, lone) * wide
-    return fit(found.labels, found.means + noise, found.errors, exponents)
+    return np.where(found.seen, drawn / found.scale, lone) * wide
+
+
+def misfit(found: Points, law: Curves, noise: Float[np.ndarray, "k p"]) -> float:
+    """p: how often points that the law gave, with such noise, are as far from the law that fits them best as these."""
+    square = lambda means, curves: np.sum(((means - curves.at(found.labels)) / found.errors) ** 2, -1)
+    drawn = law.at(found.labels) + noise
+    return float(np.mean(square(drawn, fit(found.labels, drawn, found.errors)) >= square(found.means[None], law)))
 
 
 def rise(found: Points) -> tuple[float, float, float]:

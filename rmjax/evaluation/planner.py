@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Literal
 
@@ -16,7 +17,10 @@ from rmjax.statistics import Interval
 
 FAR = 10**9  # labels that nobody buys: written as "never"
 
-Finding = Literal["reached", "told", "flat", "above", "wide"]
+BENT = 0.01  # p of `learning_curve.misfit`: below, the points do not follow the law
+OFF = 0.005  # accuracy: a law that is nowhere further off is near enough (its exponent is one of a grid)
+
+Finding = Literal["reached", "told", "flat", "misfit", "above", "wide"]
 Advice = Literal["stop", "go on", "cannot be told"]
 
 
@@ -74,13 +78,32 @@ class Plan:
         """Fits the curve and its bootstrap. `points` is what `learning_curve.points` returned."""
         self.points, self.rule = points, rule
         self.curve = learning_curve.fit(points.labels, points.means[None], points.errors)
-        self.curves = learning_curve.bootstrap(points, samples=rule.samples, seed=seed)
+        self.noise = learning_curve.noise(points, samples=rule.samples, seed=seed)
+        self.curves = learning_curve.fit(points.labels, points.means + self.noise, points.errors)
         self.slope = learning_curve.rise(points)
 
     @property
     def rising(self) -> bool:
         """Whether the points rise by more than their draws' noise."""
         return self.slope[1] > 0
+
+    @functools.cached_property
+    def misfit(self) -> float:
+        """The probability of points that lie so far from the law, if it were true."""
+        return learning_curve.misfit(self.points, self.curve, self.noise)
+
+    @property
+    def bent(self) -> str:
+        """That the law does not fit the points, and where; empty where it does."""
+        off = self.points.means - self.curve.at(self.points.labels)[0]
+        worst = int(np.argmax(np.abs(off)))
+        if abs(off[worst]) < OFF or self.misfit >= BENT:
+            return ""
+        n = int(self.points.labels[worst])
+        return (
+            f"no curve a - b n^-c fits these points (p {max(self.misfit, 1 / self.rule.samples):.2g}; "
+            f"{100 * off[worst]:+.1f} points at {n:,} labels), so no forecast holds"
+        )
 
     @property
     def last(self) -> int:
@@ -120,6 +143,8 @@ class Plan:
                 f"{wish}: cannot be told yet. No rise can be told from noise ({slope:+.1f} points a doubling, "
                 f"{low:+.1f} to {high:+.1f}): more draws, or numbers of labels further apart",
             )
+        if self.bent:
+            return answer("misfit", f"{wish}: cannot be told yet. {self.bent[:1].upper()}{self.bent[1:]}")
         found = self.curves.needed(accuracy)
         value = float(self.curve.needed(accuracy)[0])
         low, high = learning_curve.middle(found)
@@ -146,14 +171,15 @@ class Plan:
         gains = lambda curves: (lambda x: x[:, 1] - x[:, 0])(curves.at(n))
         gain = self._interval(float(gains(self.curve)[0]), gains(self.curves))
         advice: Advice = "cannot be told"
-        if gain.high < threshold:
+        bent = self.bent if self.rising else ""
+        if gain.high < threshold and not bent:
             advice = "stop"
-        elif gain.low >= threshold and self.rising:
+        elif gain.low >= threshold and self.rising and not bent:
             advice = "go on"
         why = {
             "stop": f"less than what is asked ({100 * threshold:g})",
             "go on": f"at least what is asked ({100 * threshold:g})",
-            "cannot be told": f"which may be less or more than what is asked ({100 * threshold:g})",
+            "cannot be told": bent or f"which may be less or more than what is asked ({100 * threshold:g})",
         }
         money = None if prices is None or prices.label is None else prices.label * self.last
         price = "" if money is None else f", for {money:,.2f} {prices.currency}".rstrip()

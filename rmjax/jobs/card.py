@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rmjax import jsonl
+from rmjax.data.chat import DATE, raw_text
 from rmjax.evaluation.pairwise import Accuracy
 from rmjax.evaluation.summary import Row
 from rmjax.jobs.reward import origin_of
@@ -121,10 +122,27 @@ def reads(contract: Mapping[str, Any]) -> str:
 
 def one_text(contract: Mapping[str, Any]) -> str:
     """What a decoder reads, for its card."""
-    return (
-        f'The text is the conversation in the "{contract["template"]}" template of `contract.json`, with the answer\'s '
-        "end token."
+    asked = '[{"role": "user", "content": prompt}]'
+    text = (
+        f'tokenizer.apply_chat_template({asked}, tokenize=False, add_generation_prompt=True, date_string="{DATE}")'
+        if contract["template"] == "chat"
+        else repr(raw_text([{"role": "user", "content": "PROMPT"}])).replace("PROMPT", "' + prompt + '")
     )
+    bos, end = contract["bos"], contract["end"]
+    first = "start" if bos is None else f"(start if start[:1] == [{bos}] else [{bos}, *start])"
+    return f"""It reads prompt and answer,
+tokenised apart, in the "{contract["template"]}" template, with the end token {end} last:
+
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("THIS_DIRECTORY")
+model = AutoModelForSequenceClassification.from_pretrained("THIS_DIRECTORY").eval()
+ids = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+start = ids({text})
+with torch.no_grad():
+    print(model(torch.tensor([[*{first}, *ids(answer), {end}]])).logits.item())
+```"""
 
 
 def text_pair(contract: Mapping[str, Any]) -> str:

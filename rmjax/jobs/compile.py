@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +38,11 @@ from rmjax.training.optimizer import Optimizer
 
 console = Console()
 Kind = Literal["train", "score", "sample"]
+UNREAD: Mapping[Kind, tuple[str, ...]] = {  # settings that a program has no use for
+    "train": ("prompts", "samples", "room"),
+    "score": ("prompts", "samples", "room", "microbatches", "remat", "lora"),
+    "sample": ("rows", "microbatches", "remat", "lora"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,7 @@ class Found:
     fits: bool
     needs: float | None  # bytes a chip; None: the compiler did not say
     facts: dict[str, Any] | None  # `Estimate.facts`; None where it does not fit
+    why: str = ""  # not even that: the mesh is none of the model's or of the network's, or what the compiler said
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,14 +125,31 @@ class CompileJob:
             raise UserError(
                 f"--preset {self.preset}: not known; known: {', '.join(PRESETS)}; --model takes a config.json"
             )
+        if self.program not in UNREAD:
+            raise UserError(f"--program {self.program}: use {', '.join(UNREAD)}")
         if self.program == "sample" and self.fit:
             raise UserError("--fit searches how to train or score; a decoding step has no remat and no rows")
-        if self.program != "train" and (self.lora.rank or self.microbatches > 1):
-            raise UserError(f"--program {self.program}: --lora and --microbatches are for train; leave them out")
+        if self.program == "sample" and self.row != RowLayout(prompt=self.row.prompt):
+            raise UserError("--row: --program sample reads its prompt alone; --samples and --room say the rest")
+        if self.program == "train" and self.weights != "float32" and not self.lora.rank:
+            raise UserError(f"--weights {self.weights}: all parameters are trained, in float32; give --lora.rank")
+        if self.model:
+            self._refuse("--model takes its place", "preset")
+        self._refuse(f"--program {self.program} does not read it", *UNREAD[self.program])
+        if self.fit:
+            self._refuse("--fit searches it, in --space", "devices", "rows", "microbatches", "remat")
+        else:
+            self._refuse("only --fit reads it", "space")
         if self.rows % self.microbatches:
             raise UserError(f"--rows {self.rows} does not split into --microbatches {self.microbatches}")
         if odd := [o for o in self.options if "=" not in o]:
             raise UserError(f"--options {odd[0]}: write NAME=VALUE")
+
+    def _refuse(self, why: str, *names: str) -> None:
+        """Raises UserError where one of these settings is not as it would be anyway."""
+        for field in dataclasses.fields(self):
+            if field.name in names and getattr(self, field.name) != field.default:
+                raise UserError(f"--{field.name}: {why}; leave it out")
 
     def run(self, command: str = "") -> None:
         """Compiles, prints the table, writes summary.json."""
@@ -175,7 +198,10 @@ class CompileJob:
             return dataclasses.replace(PRESETS[self.preset], dtype="bfloat16")
         path = Path(self.model)
         path = path / "config.json" if path.is_dir() else path
-        return dataclasses.replace(read_config(json_file.read(path), str(path)), dtype="bfloat16")
+        raw = json_file.read(path)
+        if not isinstance(raw, dict) or raw.get("model_type") == "bert":
+            raise UserError(f"--model {path}: compile takes the config.json of a decoder")
+        return dataclasses.replace(read_config(raw, str(path)), dtype="bfloat16")
 
     def point(self, chips: int) -> Point:
         """The one that the settings name."""
@@ -207,18 +233,34 @@ class CompileJob:
 
     def key(self, config: DecoderConfig, point: Point) -> str:
         """All that the compiler's answer depends on, in words."""
-        what = [config, self.topology, self.program, self.row, self.lora, self.weights, self.options, compiler.TPU]
+        what = [config, self.topology, self.program, self.row, self.lora, self.weights, self.options, self.usual]
         what += [point, self.prompts, self.samples, self.room] if self.program == "sample" else [point]
         return json.dumps([to_json(x) for x in what] + [versions()["jax"], versions()["rmjax"], _libtpu()])
 
+    @property
+    def usual(self) -> Mapping[str, str]:
+        """The compiler's options that jobs run the program with."""
+        return compiler.DECODE if self.program == "sample" else compiler.TPU
+
     def compile(self, config: DecoderConfig, point: Point, key: str) -> Found:
-        """Asks the compiler."""
+        """Asks the compiler.
+
+        Raises:
+          UserError: a mesh that is none of the model's or of the network's, but in a search; an option of no compiler.
+        """
         settings = dataclasses.asdict(point)
-        options = {**compiler.TPU, **dict(o.split("=", 1) for o in self.options)}
+        options = {**self.usual, **dict(o.split("=", 1) for o in self.options)}
         try:
-            facts = estimate(self.lower(config, point), self.topology, options).facts()
+            program = self.lower(config, point)
+        except UserError as e:
+            if not self.fit:
+                raise
+            return Found(key=key, point=settings, fits=False, needs=None, facts=None, why=str(e))
+        try:
+            facts = estimate(program, self.topology, options).facts()
         except DoesNotFit as e:
-            return Found(key=key, point=settings, fits=False, needs=e.needs, facts=None)
+            why = str(e) if e.needs is None else ""
+            return Found(key=key, point=settings, fits=False, needs=e.needs, facts=None, why=why)
         return Found(key=key, point=settings, fits=True, needs=facts["hbm"]["peak"], facts=facts)
 
     def lower(self, config: DecoderConfig, point: Point) -> Program:

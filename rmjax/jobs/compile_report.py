@@ -31,7 +31,7 @@ def show(console: Console, facts: Mapping[str, Any], chip: Chip, found: Sequence
     if len(found) > 1:
         console.print(listing(title, chip, found, best))
     if best is None:
-        lines = [f"{words(f.point)}: needs {_gib(f.needs)} of {_gib(chip.hbm)}" for f in found]
+        lines = [f"{words(f.point)}: {f.why or f'needs {_gib(f.needs)} of {_gib(chip.hbm)}'}" for f in found]
         console.print(f"[bold]does not fit[/] {title}", *(lines if len(found) == 1 else ()), sep="\n")
         return
     console.print(detail(f"{title}: {words(best.point)}", facts, best.facts))
@@ -47,7 +47,8 @@ def listing(title: str, chip: Chip, found: Sequence[Any], best: Any) -> Table:
         p, x = f.point, f.facts
         start = (f"{p['data']} x {p['fsdp']} x {p['tensor']}", str(p["rows"]), str(p["microbatches"]), p["remat"])
         if not f.fits:
-            table.add_row(*start, _gib(f.needs).removesuffix(" GiB"), "", "", "", f"does not fit {_gib(chip.hbm)}")
+            needs = "" if f.why else _gib(f.needs).removesuffix(" GiB")
+            table.add_row(*start, needs, "", "", "", f.why or f"does not fit {_gib(chip.hbm)}")
             continue
         numbers = (f"{x['seconds']['step']:.3f}", f"{x['tokens_per_second']:,.0f}", f"{100 * x['mfu']:.1f}")
         table.add_row(

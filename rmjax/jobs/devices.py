@@ -75,8 +75,9 @@ class Devices:
         """
         count, cores, processes = jax.device_count(), jax.default_backend() == "cpu", distributed.count()
         batches = [t.batch // t.microbatches for t in trains]
-        if cores and not (self.data and self.fsdp) and not any(b % processes for b in batches):
-            count = processes * math.gcd(count // processes, *(b // processes for b in batches))
+        whole = processes * max(self.tensor, 1)  # what a row lies on, of every process
+        if cores and not (self.data and self.fsdp) and count >= whole and not any(b % processes for b in batches):
+            count = whole * math.gcd(count // whole, *(b // processes for b in batches))
         shape = self.shape(count, cores=cores)
         devices = _devices(math.prod(shape))
         if math.prod(shape) == 1:

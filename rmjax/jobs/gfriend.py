@@ -184,10 +184,15 @@ class GfriendJob:
         with self.devices.own():
             judge = self.judge(policy)
             refined = gfriend.refine(judge, train, judgments, self.method, seed=seed, folder=folder)
+        console.print(refined.table.rich())
+        if not refined.groups:  # before a file is left, so that the settings may still change
+            raise UserError(
+                f"{folder.name}: no label has a right and a wrong judgment to make a pair of: "
+                "--method.refinement.hints 1 asks for the missing one; a new --workdir can have more --method.samples"
+            )
         jsonl.write(folder / "graded.jsonl", refined.graded)
         jsonl.write(folder / "groups.jsonl", refined.groups)
         json_file.write(folder / "table.json", dataclasses.asdict(refined.table))
-        console.print(refined.table.rich())
         return {"pairs": sum(len(g.pairs) for g in refined.groups), "table": dataclasses.asdict(refined.table)}
 
     def mdpo_stage(self, policy: Path, number: int, work: Workdir, folder: Path) -> Mapping[str, Any]:

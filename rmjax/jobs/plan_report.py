@@ -86,6 +86,7 @@ class Curve:
             "standard_error": plan.points.errors.tolist(),
             "runs": plan.points.counts.astype(int).tolist(),
             "law": {"a": float(law.a[0]), "b": float(law.b[0]), "c": float(law.c[0])},
+            "misfit": plan.misfit,
             "asymptote": dataclasses.asdict(plan.asymptote),
             "rise_per_doubling": {"value": slope, "low": low, "high": high},
             "needed": dataclasses.asdict(plan.needed(wish)) if wish else None,
@@ -96,7 +97,9 @@ class Curve:
 
 
 def plan_asymptote(plan: Plan) -> str:
-    """What the curve tends to, in words."""
+    """What the curve tends to, in words; or that it is no such curve."""
+    if plan.bent:
+        return plan.bent
     top = plan.asymptote
     return f"tends to {100 * top.value:.1f} % ({100 * top.low:.1f} to {100 * top.high:.1f})"
 

@@ -10,7 +10,9 @@ from rich.console import Console
 
 from rmjax.bounds import require
 from rmjax.data import conversations, files
+from rmjax.data.detection import columns_of, listing, matches
 from rmjax.data.fields import Fields
+from rmjax.data.schemas import PREFERENCES
 from rmjax.data.sources import read_preferences, renamed
 from rmjax.errors import UserError
 from rmjax.jobs.sources import dropped
@@ -63,7 +65,14 @@ class PromptFile:
         rows = renamed([row for row in table.rows if row.error is None], self.columns, self.ignore, self.path)
         names = {name for row in rows for name in row.value}
         asked = [name for name in ASKED if name in names]
-        if len(asked) != 1 or not names <= {*asked, *BESIDE}:
+        others = names - {*asked, *BESIDE}
+        if len(asked) != 1 or others:
+            columns = columns_of(rows)
+            if len(asked) == 1 and self.schema == "auto" and not any(matches(s, columns) for s in PREFERENCES):
+                raise UserError(
+                    f"{self.path}: columns ({listing(columns)}) are neither a prompt's nor a pair's: list those beside "
+                    f"{asked[0]!r} in the option `ignore` ({listing(sorted(others))})"
+                )
             pairs = read_preferences(
                 self.path,
                 schema=self.schema,

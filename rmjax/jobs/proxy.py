@@ -17,28 +17,22 @@ from rmjax.errors import UserError
 from rmjax.jobs import proxy_report
 from rmjax.jobs.active import STRATEGIES, require_labels
 from rmjax.jobs.devices import Devices
-from rmjax.jobs.export import load_judge, saved_prompt
+from rmjax.jobs.judging import Judging
 from rmjax.jobs.lengths import kept
 from rmjax.jobs.prompts import PromptFile
-from rmjax.jobs.rmboost import Judging
 from rmjax.jobs.sources import ModelSource, Pairs, with_adapters
 from rmjax.jobs.workdir import Workdir, begin
-from rmjax.judging.prompts import JSON_JUDGE
-from rmjax.judging.verdicts import Labels
 from rmjax.methods import proxy_oracle
-from rmjax.methods.proxy_oracle import Bought, Evaluator, Policy, ProxyOracle, Responses
+from rmjax.methods.proxy_oracle import Bought, Evaluator, ProxyOracle
+from rmjax.methods.responses import Policy, Responses, of_pairs, respond, with_logps
 from rmjax.models import hf
 from rmjax.models.config import Lora
-from rmjax.objectives.reference import slot_scores
-from rmjax.objectives.scores import LogProb
 from rmjax.oracles.budget import Budget
 from rmjax.oracles.column import ColumnOracle, hide
-from rmjax.oracles.judged import JudgeOracle
 from rmjax.oracles.oracle import Oracle
-from rmjax.records import Messages, Pair, Preference, Vote, content_id
+from rmjax.records import Pair, Preference, Vote, content_id
 from rmjax.refine.select import Random
 from rmjax.refine.uncertainty import ENSEMBLE
-from rmjax.sampling.policy import Sampling
 from rmjax.training.loop import Train
 from rmjax.training.optimizer import Optimizer
 
@@ -206,17 +200,7 @@ class ProxyJob:
         """Who sells labels; a judge keeps its judgments in the folder."""
         if isinstance(self.source, Column):
             return ColumnOracle(items, name=self.seller)
-        how = self.source.judge
-        directory = how.model.directory()
-        sampling = Sampling(temperature=how.evaluation.temperature, max_new_tokens=how.max_new_tokens)
-        judge = load_judge(directory, how.model, saved_prompt(directory) or JSON_JUDGE, sampling, seed=self.seed)
-        judge = dataclasses.replace(judge, constrained=how.evaluation.constrained)
-        if judge.constrained:
-            Labels.of(judge.chat, judge.prompt).require_forced(judge.prompt)
-        votes, orders = how.evaluation.votes, how.evaluation.orders
-        return JudgeOracle(
-            judge, samples=votes, orders=orders, path=folder / f"{name}.judgments.jsonl", name=self.seller
-        )
+        return self.source.judge.oracle(folder / f"{name}.judgments.jsonl", seed=self.seed)
 
     def sft_stage(self, policy: Policy, demonstrations: Sequence[Any], folder: Path) -> Mapping[str, Any]:
         if demonstrations:
@@ -234,7 +218,8 @@ class ProxyJob:
         else:
             prompts = {i.id: i.prompt for i in items}
             path = folder / "rollouts.jsonl"
-            responses = proxy_oracle.respond(policy, prompts, self.method, seed=self.seed, path=path)
+            how = {"samples": self.method.responses, "seed": self.seed, "path": path}
+            responses = respond(policy, prompts, self.method.sampling, **how)
         jsonl.write(folder / "responses.jsonl", responses)
         return {"prompts": len(responses), "different": sum(len(r.texts) for r in responses)}
 
@@ -324,26 +309,3 @@ def export(path: Path, policy: Policy) -> None:
     """A Hugging Face directory."""
     chat = policy.chat
     hf.save(path, policy.model, policy.params, tokenizer=chat.tokenizer, eos=chat.eos, pad=chat.pad, files=chat.save)
-
-
-def of_pairs(policy: Policy, pairs: Sequence[Preference]) -> list[Responses]:
-    """Chosen and rejected answers of labelled pairs, to score."""
-    return with_logps(policy, [(p.id, p.prompt, (p.chosen, p.rejected)) for p in pairs])
-
-
-def with_logps(policy: Policy, texts: Sequence[tuple[str, Messages, tuple[str, ...]]]) -> list[Responses]:
-    """Answers that somebody else wrote, with their log-probabilities under the policy that is the reference."""
-    chat = policy.chat
-    found = [
-        Responses(
-            id=id,
-            prompt=prompt,
-            ids=tuple(chat.prompt_ids(prompt)),
-            texts=answers,
-            tokens=tuple(tuple(chat.completion_ids(a)) for a in answers),
-            logps=(0.0,) * len(answers),
-        )
-        for id, prompt, answers in texts
-    ]
-    logps = slot_scores(policy.model, policy.params, [r.group() for r in found], LogProb())
-    return [dataclasses.replace(r, logps=tuple(map(float, x))) for r, x in zip(found, logps, strict=True)]

@@ -17,7 +17,8 @@ from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.summary import Row, write_scores, write_summary
 from rmjax.evaluation.tables import accuracy_table
 from rmjax.jobs.workdir import Workdir
-from rmjax.methods.proxy_oracle import Bought, Policy
+from rmjax.methods.proxy_oracle import Bought
+from rmjax.methods.responses import Policy
 from rmjax.oracles.blind import swapped
 from rmjax.oracles.oracle import Oracle
 from rmjax.records import Messages, Pair, Preference

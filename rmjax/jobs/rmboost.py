@@ -16,19 +16,14 @@ from rmjax.data.sources import read_preferences
 from rmjax.errors import UserError
 from rmjax.evaluation.style_leak import style_leak
 from rmjax.jobs.devices import Devices
-from rmjax.jobs.evaluation import Evaluation
-from rmjax.jobs.export import load_judge, saved_prompt
+from rmjax.jobs.judging import Judging
 from rmjax.jobs.prompts import PromptFile
 from rmjax.jobs.reward import load_reward
 from rmjax.jobs.sources import ModelSource
 from rmjax.jobs.workdir import Workdir, begin
-from rmjax.judging.judge import Judge
-from rmjax.judging.prompts import JSON_JUDGE
-from rmjax.judging.verdicts import Labels
 from rmjax.methods.rmboost import RmBoost
 from rmjax.methods.synthetic import Models, Recipe, Scorer, Synthetic, affordable
 from rmjax.methods.synthetic_baselines import RandomEdit, Rlaif, Rlcd, WestOfN
-from rmjax.oracles.judged import JudgeOracle
 from rmjax.records import Demonstration, Messages, Preference
 from rmjax.refine import aspects
 from rmjax.refine.conditional import drop_table
@@ -49,15 +44,6 @@ Method = (
 )
 READS = {RmBoost: {"answer", "edit"}, RandomEdit: {"answer", "edit"}, Rlcd: {"steering"}}  # prompts; others: answer
 WRITING = "writing"  # folder of what generator and judge wrote
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Judging:
-    """RLAIF's judge."""
-
-    model: ModelSource = ModelSource()  # no path: the generator itself
-    max_new_tokens: int = 512  # of a judgment
-    evaluation: Evaluation = Evaluation()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +149,11 @@ class RmBoostJob:
         hashes[f"weights of {self.model.path}"] = fingerprint(params)
         generator = Generator(name=self.model.path, model=model, params=params, chat=chat, sampling=self.sampling)
         if isinstance(self.method, Rlaif):
-            return Models(generator=generator, judge=self.oracle(generator, hashes))
+            path = Path(self.workdir, WRITING, "judgments.jsonl")
+            own = {} if self.judge.model.path else {"source": self.model, "loaded": generator}
+            judge = self.judge.oracle(path, seed=self.seed, **own)
+            hashes[f"weights of {judge.name}"] = fingerprint(judge.judge.params)
+            return Models(generator=generator, judge=judge)
         if not isinstance(self.method, WestOfN):
             return Models(generator=generator)
         if not self.scorer.path:
@@ -171,30 +161,14 @@ class RmBoostJob:
         reward = load_reward(self.scorer)
         hashes[f"weights of {self.scorer.path}"] = fingerprint(reward.params)
 
-        def score(answers: Sequence[tuple[Messages, str]]) -> Sequence[float]:
+        def score(answers: Sequence[tuple[Messages, str]]) -> Sequence[float | None]:
             single = [Demonstration(prompt=p, completion=a, id=str(i)) for i, (p, a) in enumerate(answers)]
-            reward.fitting(single, most=0, policy="error", what="answers to score")
-            return reward.rewards(single)[:, 0].tolist()
+            read = reward.fitting(single, most=0, policy="drop", what="answers to score")
+            worth = dict(zip((d.id for d in read), reward.rewards(read)[:, 0].tolist(), strict=True))
+            return [worth.get(d.id) for d in single]
 
         scorer: Scorer = score
         return Models(generator=generator, scorer=scorer)
-
-    def oracle(self, generator: Generator, hashes: dict[str, str]) -> JudgeOracle:
-        """RLAIF's judge: another model, or the generator itself; its weights' hash is put among `hashes`."""
-        how, source = self.judge, self.judge.model if self.judge.model.path else self.model
-        prompt = saved_prompt(source.directory()) or JSON_JUDGE
-        sampling = Sampling(temperature=how.evaluation.temperature, max_new_tokens=how.max_new_tokens)
-        if how.model.path:
-            judge = load_judge(source.directory(), source, prompt, sampling, seed=self.seed)
-        else:
-            judge = Judge(generator.model, generator.params, generator.chat, prompt, sampling, seed=self.seed)
-        judge = dataclasses.replace(judge, constrained=how.evaluation.constrained)
-        if judge.constrained:
-            Labels.of(judge.chat, prompt).require_forced(prompt)
-        hashes[f"weights of {source.path}"] = fingerprint(judge.params)
-        votes, orders = how.evaluation.votes, how.evaluation.orders
-        path = Path(self.workdir, WRITING, "judgments.jsonl")
-        return JudgeOracle(judge, samples=votes, orders=orders, path=path, name=source.path)
 
     def conclude(
         self, work: Workdir, name: str, items: Sequence[Any], made: Synthetic, real: int, *, seconds: float

@@ -98,7 +98,7 @@ class ModelSource:
         if isinstance(hf.load_model(directory).config, EncoderConfig):
             raise UserError(
                 f"--model.path {self.path}: an encoder cannot write, and this job needs a language model; encoders are "
-                "for the jobs train, head, score, calibrate, export, verify, strength, noise, curve and transfer"
+                "for jobs of scalar reward models, such as train, head, score, strength and curve"
             )
         model, params = self.network(lora)
         chat = Chat.load(directory, template=self.template)

@@ -30,7 +30,8 @@ from rmjax.jobs.study import Cells
 from rmjax.jobs.study_proxy_report import DIRECT, GOLD, PROXY, SEED_POLICY
 from rmjax.jobs.workdir import Workdir
 from rmjax.methods import proxy_oracle
-from rmjax.methods.proxy_oracle import Bought, Policy, ProxyOracle
+from rmjax.methods.proxy_oracle import Bought, ProxyOracle
+from rmjax.methods.responses import Policy, respond
 from rmjax.oracles.gold import GoldOracle
 from rmjax.sampling.scheduler import Request, Sampler
 from rmjax.training.loop import Train
@@ -160,7 +161,8 @@ class Bench:
         self.policy = Policy(*ModelSource(path=str(work / f"sft-{seed}" / "export")).load())
         prompts = {f"{i:05d}": p for i, p in enumerate(world.prompts(study.pool, seed=seed))}
         path = work / f"sft-{seed}" / "responses.jsonl"
-        self.responses = proxy_oracle.respond(self.policy, prompts, study.method, seed=seed, path=path)
+        how = {"samples": study.method.responses, "seed": seed, "path": path}
+        self.responses = respond(self.policy, prompts, study.method.sampling, **how)
         self.gold = [[world.reward(r.prompt, text) for text in r.texts] for r in self.responses]
         self.groups = [r.group(0, 1) for r in self.responses if len(r.texts) > 1]  # every row has their shape
         self.bought = functools.cache(self._bought)

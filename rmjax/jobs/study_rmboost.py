@@ -82,7 +82,7 @@ class StudyRmboost:
     n: int = 4  # answers that West-of-N chooses from
     reward: Train  # of reward models; rate and updates are searched
     grid: tyro.conf.Fixed[tuple[Point, ...]] = ((3e-4, 200), (3e-4, 600), (1e-3, 200))
-    weights: tuple[float, ...] = (0.1, 0.3, 1.0)  # of a synthetic pair beside a real one; as many as points
+    weights: tuple[float, ...] = (0.1, 0.3, 1.0)  # of a synthetic pair; rate and updates are those of real labels alone
     labels: tuple[int, ...] = (50, 100, 200, 500, 1000)  # real ones
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)  # `aspects` was chosen with seed 0
     search_seeds: tuple[int, ...] = (100, 101)
@@ -149,7 +149,7 @@ class Run:
             for seed, point in itertools.product(study.search_seeds, study.grid):
                 self.search(REAL, labels, seed, point, 0.0)
             for seed, weight in itertools.product(study.search_seeds, study.weights):
-                self.search(MIXED, labels, seed, self.best("rmboost")[:2], weight)
+                self.search(MIXED, labels, seed, self.best(REAL, labels)[:2], weight)  # all else as without them
             for seed, method in itertools.product(study.seeds, (REAL, MIXED)):
                 self.fill(self.main, seed, method, labels)
         for setting in study.settings[1:]:

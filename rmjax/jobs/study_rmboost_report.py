@@ -72,7 +72,7 @@ def conclude(
         "search": chosen,
     }
     write_summary(work / "summary.json", shown, **facts)
-    curve, table, mixing = noise_figure(study, made), cost_table(study, made), mixing_figure(study, shown)
+    curve, table, mixing = noise_figure(study, made), cost_table(study, made), mixing_figure(shown)
     panels = [Panel(id="noise", title="Label noise", note=NOISE_NOTE, body=curve)] if curve else []
     note = (
         "Means over seeds; within a setting every method had as many generator calls, the judge's work not among them."
@@ -292,7 +292,7 @@ def noise_figure(study: Any, made: Sequence[Mapping[str, Any]]) -> Markup | None
     return draw((6.6, 2.6), paint, "Label noise against the writers' skill")
 
 
-def mixing_figure(study: Any, rows: Sequence[Row]) -> Markup | None:
+def mixing_figure(rows: Sequence[Row]) -> Markup | None:
     """Accuracy against real labels, with and without RMBoost's pairs."""
     lines: dict[str, list[Dot]] = {}
     for g in groups([r for r in rows if r.method in (REAL, MIXED)]):

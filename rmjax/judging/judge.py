@@ -131,19 +131,27 @@ class Judge:
         verdict = len(self.chat.text_ids(self.prompt.prefix)) + 1 + len(self.chat.completion_ids(self.prompt.suffix))
         return self.sampling.max_new_tokens + verdict
 
+    def fits(self, item: Preference) -> bool:
+        """Whether the item's prompt, in either slot order, and the longest judgment are within the model's positions.
+
+        Nothing else looks: a longer one is judged all the same, by a model that was never trained to read so far.
+        """
+        return max(len(self.prompt_ids(item, s)) for s in SLOTS) + self.longest <= self.model.config.max_positions
+
     def _answer(self, asks: Sequence[Ask], path: Path | None) -> list[Judgment]:
         """The judgments asked for: those on file, and the rest sampled now and written with them, whole."""
         times = Counter(ask.id for ask in asks)
         if (twice := next((a.item.id for a in asks if times[a.id] > 1), None)) is not None:
             raise UserError(f"item id {twice!r} repeats: give every pair its own id")
         known = distributed.first(lambda: on_file(path, asks)) if path else {}
+        unfinished = path.with_suffix(".rollouts.jsonl") if path else None
         missing = [rest for ask in asks if (rest := remaining(ask, known)) is not None]
         if missing:
-            unfinished = path.with_suffix(".rollouts.jsonl") if path else None
             known |= {key_of(j): j for j in self._sample(missing, unfinished)}
-            if path:
+        if path:
+            if missing:
                 jsonl.write(path, list(known.values()))
-                shards.remove(unfinished)
+            shards.remove(unfinished)  # also where a kill came between the two
         return [known[key] for ask in asks for key in ask.keys]
 
     def _sample(self, asks: Sequence[Ask], path: Path | None) -> list[Judgment]:

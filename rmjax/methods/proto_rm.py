@@ -46,7 +46,7 @@ class ProtoRm:
 
     def start(self, head: heads.Head, params: Params, weight: Array, batch: Batch, key: Array) -> Params:
         params = from_weight(params, weight)
-        h = head.embed(params, jnp.concatenate([batch.chosen, batch.rejected]))
+        h = head.embed(params, batch.answers).reshape(2 * batch.answers.shape[1], -1)
         found = first_prototypes(
             key,
             h,
@@ -71,11 +71,12 @@ class ProtoRm:
 
         def loss(p: Params) -> Array:
             own = p["head"]
-            h = head.embed(own, jnp.concatenate([batch.chosen, batch.rejected]))
+            h = head.embed(own, batch.answers)
             log_a = heads.log_assignments(h, own["prototypes"], own["valid"], own["gamma"])
+            log_a = log_a.reshape(len(labels), -1)
             pulled = prototypical.assignment_loss(log_a, own["classes"], labels, mask, smooth)
             apart = prototypical.diversity(own["prototypes"], own["classes"], own["valid"] > 0.5)
-            ranked = pair_loss(head, p, batch.chosen, batch.rejected, batch)
+            ranked = pair_loss(head, p, batch.answers, batch)
             return ranked + value * pulled + self.diversity * apart + penalty(p)
 
         return jax.grad(loss)(params)
@@ -135,7 +136,8 @@ def first_prototypes(
     found, classes, valid = first(key, h, labels, start_with, mask)
     room = capacity - len(classes)
     table = jnp.pad(found, ((0, room), (0, 0))), jnp.pad(classes, (0, room)), jnp.pad(valid, (0, room))
-    order = jnp.argsort(jax.random.uniform(visits, labels.shape))  # or the chosen ones would fill the table
+    # At random, or the chosen ones would fill the table; what is left out stands last, where nothing looks at it.
+    order = jnp.argsort(jnp.where(mask, jax.random.uniform(visits, labels.shape), jnp.inf))
     table = prototypical.add(h[order], labels[order], *table, sigma=sigma, alpha=alpha, mask=mask[order])
     names = ("prototypes", "classes", "valid")
     return {name: value.astype(jnp.float32) for name, value in zip(names, table, strict=True)}

@@ -1,7 +1,7 @@
 """The proxy oracle (arXiv:2407.02119): few bought labels teach an evaluation model, and that labels the rest.
 
     0. the seed policy, where it has to be trained                   sft()
-    1. responses of the seed policy, k for every prompt              respond()
+    1. responses of the seed policy, k for every prompt              responses.respond()
     2. pairs for sale, and which of them to buy under a budget       for_sale(), buy()
     3. an evaluation model, trained on the bought labels             evaluation_model()
     4. labels for prompts nobody bought one for: (highest, lowest)   label_rest()
@@ -16,20 +16,18 @@ Dimensions: n pairs for sale, m members of an ensemble, k responses.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from rmjax.bounds import require
-from rmjax.data.chat import Chat
 from rmjax.data.loads import load
 from rmjax.data.rows import Group
 from rmjax.errors import UserError
+from rmjax.methods.responses import Policy, Responses
 from rmjax.models.heads import Linear
 from rmjax.models.model import Model, Params
 from rmjax.models.pooling import pooled
@@ -39,13 +37,12 @@ from rmjax.objectives.scores import Implicit, Scalar
 from rmjax.objectives.sft import Sft
 from rmjax.oracles.budget import Budget
 from rmjax.oracles.oracle import Oracle
-from rmjax.records import Demonstration, Messages, Pair, Vote
+from rmjax.records import Demonstration, Pair, Vote
 from rmjax.refine.information import InformationGain
 from rmjax.refine.k_center import KCenter
 from rmjax.refine.select import OnPolicyMix, Pool, Random, Strategy
 from rmjax.refine.uncertainty import ENSEMBLE, Margin
 from rmjax.sampling.policy import Sampling
-from rmjax.sampling.scheduler import Request, Sampler
 from rmjax.training.loop import Train, fit
 from rmjax.training.optimizer import Optimizer
 
@@ -110,44 +107,6 @@ class ProxyOracle:
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
-    """A language model with its parameters and token contract."""
-
-    model: Model
-    params: Params
-    chat: Chat
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Responses:
-    """A prompt and the different responses to it: equal texts are one, the first."""
-
-    id: str
-    prompt: Messages
-    ids: tuple[int, ...]  # the prompt in tokens
-    texts: tuple[str, ...]  # in the order in which they were sampled
-    tokens: tuple[tuple[int, ...], ...]
-    logps: tuple[float, ...]  # of each response under the policy that is the reference
-
-    def group(self, *pair: int) -> Group:
-        """What is trained on: the better and the worse response; without a pair: all of them, to score."""
-        of = pair or range(len(self.tokens))
-        return Group(
-            id=self.id,
-            prompt=self.ids,
-            completions=[self.tokens[i] for i in of],
-            ref_logps=[self.logps[i] for i in of],
-            pairs=[(0, 1)] if pair else (),
-        )
-
-    @property
-    def longest(self) -> tuple[int, int]:
-        """Places of its two longest responses, in order: no pair of them takes a longer row."""
-        first, second = sorted(sorted(range(len(self.tokens)), key=lambda i: -len(self.tokens[i]))[:2])
-        return first, second
-
-
-@dataclasses.dataclass(frozen=True)
 class Bought:
     """Pairs with the votes that were paid for."""
 
@@ -195,34 +154,6 @@ def sft(policy: Policy, demonstrations: Sequence[Demonstration], train: Train, f
     ]
     params = fit(policy.model, policy.params, Sft(), groups, train, folder, name="SFT", contract=chat.contract())
     return dataclasses.replace(policy, params=params)
-
-
-def respond(
-    policy: Policy, prompts: Mapping[str, Messages], method: ProxyOracle, *, seed: int, path: Path | None = None
-) -> list[Responses]:
-    """k responses of the policy to every prompt, on-policy: recorded log-probabilities are DPO's reference.
-
-    Args:
-      prompts: id -> conversation.
-      path: JSONL file of rollouts; those that it holds are not sampled again.
-    """
-    sampler = Sampler(policy.model, policy.params, policy.chat, method.sampling, seed=seed)
-    ids = {id: tuple(policy.chat.prompt_ids(prompt)) for id, prompt in prompts.items()}
-    requests = [Request(id=id, prompt=ids[id], samples=method.responses) for id in prompts]
-    found: dict[str, dict[str, Any]] = {id: {} for id in prompts}
-    for rollout in sampler.run(requests, path=path):
-        found[rollout.id].setdefault(rollout.text, rollout)
-    return [
-        Responses(
-            id=id,
-            prompt=prompt,
-            ids=ids[id],
-            texts=tuple(found[id]),
-            tokens=tuple(r.tokens for r in found[id].values()),
-            logps=tuple(math.fsum(r.logps) for r in found[id].values()),
-        )
-        for id, prompt in prompts.items()
-    ]
 
 
 def for_sale(responses: Sequence[Responses]) -> list[Pair]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from rmjax.bounds import require
 from rmjax.models import heads
@@ -38,8 +38,8 @@ class Projection:
     def gradient(
         self, head: heads.Head, params: Params, batch: Batch, penalty: Callable, value: Array, key: Array
     ) -> Params:
-        chosen, rejected = views(batch, value, key, 1)[0]
-        return jax.grad(lambda p: pair_loss(head, p, chosen, rejected, batch) + penalty(p))(params)
+        seen = views(batch, value, key, 1)
+        return jax.grad(lambda p: pair_loss(head, p, seen, batch) + penalty(p))(params)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,8 @@ class SimCse(Projection):
         mask = jnp.tile(batch.weight > 0, 2)
 
         def loss(p: Params) -> Array:
-            ranked = sum(pair_loss(head, p, c, r, batch) for c, r in both) / 2
-            a, b = (contrastive.rows(head.embed(p["head"], c), head.embed(p["head"], r), self.form) for c, r in both)
-            return ranked + value * self.auxiliary(p, a, b, mask) + penalty(p)
+            a, b = (contrastive.rows(c, r, self.form) for c, r in head.embed(p["head"], both))
+            return pair_loss(head, p, both, batch) + value * self.auxiliary(p, a, b, mask) + penalty(p)
 
         return jax.grad(loss)(params)
 
@@ -84,7 +83,7 @@ class Swav(SimCse):
         require("swav.", self, "prototypes", least=2)
 
     def start(self, head: heads.Head, params: Params, weight: Array, batch: Batch, key: Array) -> Params:
-        width = head.embed(params, batch.chosen[:1]).shape[-1]
+        width = head.embed(params, batch.answers[0, :1]).shape[-1]
         return {"head": from_weight(params, weight), "centres": jax.random.normal(key, (self.prototypes, width))}
 
     def auxiliary(self, params: Params, a: Array, b: Array, mask: Array) -> Array:
@@ -115,7 +114,7 @@ class MetaRm:
         self, head: heads.Head, params: Params, batch: Batch, penalty: Callable, value: Array, key: Array
     ) -> Params:
         ascend = lambda p: jnp.mean(meta.difference_loss(head.apply(p["head"], batch.shifted)))
-        descend = lambda p: pair_loss(head, p, batch.chosen, batch.rejected, batch)
+        descend = lambda p: pair_loss(head, p, batch.answers, batch)
         _, gradient = meta.lookahead(params, ascend, descend, value)
         return jax.tree.map(jnp.add, gradient, jax.grad(penalty)(params))
 
@@ -129,12 +128,9 @@ def from_weight(params: Params, weight: Array) -> Params:
     return {**params, "projection": projection, "weight": jnp.zeros_like(params["weight"]).at[0].set(norm)}
 
 
-def views(batch: Batch, rate: float | Array, key: Array, count: int) -> list[tuple[Array, Array]]:
-    """`count` draws of chosen and rejected features with a share `rate` of them dropped, the others scaled up."""
-
-    def drop(x: Array, key: Array) -> Array:
-        kept = jax.random.uniform(key, x.shape) >= rate
-        return jnp.where(kept, x, 0.0) / (1.0 - rate)
-
+def views(batch: Batch, rate: float | Array, key: Array, count: int) -> Float[Array, "v 2 b d"]:
+    """`count` draws of the answers' features with a share `rate` of them dropped, the others scaled up."""
     keys = jax.random.split(key, 2 * count)
-    return [(drop(batch.chosen, keys[2 * i]), drop(batch.rejected, keys[2 * i + 1])) for i in range(count)]
+    drawn = jax.vmap(lambda k: jax.random.uniform(k, batch.answers.shape[1:]))(keys)
+    kept = drawn.reshape(count, *batch.answers.shape) >= rate
+    return jnp.where(kept, batch.answers, 0.0) / (1.0 - rate)

@@ -21,7 +21,8 @@ from rmjax.refine.conditional import Drop, Guards, counts, direction_of, key_of
 from rmjax.refine.edit_prompts import WritingPrompts
 from rmjax.refine.writers import Ask, Item, Writer, Written
 
-Scorer = Callable[[Sequence[tuple[Messages, str]]], Sequence[float]]  # (prompt, answer)s -> rewards
+# (prompt, answer)s -> rewards; None: too long to be read
+Scorer = Callable[[Sequence[tuple[Messages, str]]], Sequence[float | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

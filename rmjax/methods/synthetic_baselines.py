@@ -85,14 +85,16 @@ class WestOfN:
         found, drops, cost = answers(models, items, self.recipe, samples=self.n, seed=seed, folder=folder)
         by_id = {item.id: item for item in items}
         flat = [(by_id[id].prompt, text) for id, texts in found.items() for text in texts if text.strip()]
-        scores = iter(np.asarray(models.scorer(flat) if flat else [], np.float64).tolist())
+        scores = models.scorer(flat) if flat else []
+        rest = iter(scores)
         pairs, gaps = [], []
         for id, texts in found.items():
-            ranked = sorted(((next(scores), text) for text in texts if text.strip()), key=lambda pair: pair[0])
+            written = [(next(rest), text) for text in texts if text.strip()]
+            ranked = sorted((pair for pair in written if pair[0] is not None), key=lambda pair: pair[0])
             if not all(np.isfinite(score) for score, _ in ranked):
                 raise UserError(f"item {id!r}: the scorer's reward of an answer is not finite; score in float32")
             if not ranked:
-                drops.append(Drop(item=id, reason="response 1 empty"))
+                drops.append(Drop(item=id, reason="too long to score" if written else "response 1 empty"))
                 continue
             (low, worst), (high, best) = ranked[0], ranked[-1]
             guards = self.recipe.guards
@@ -106,7 +108,7 @@ class WestOfN:
         kept = set(np.argsort(-np.asarray(gaps), kind="stable")[: int(np.ceil(self.keep * len(gaps)))].tolist())
         drops += [Drop(item=p.meta["origin"]["item"], reason="score gap") for i, p in enumerate(pairs) if i not in kept]
         pairs = [p for i, p in enumerate(pairs) if i in kept]
-        return Synthetic(preferences=pairs, drops=drops, spent=cost + Cost(scored=len(flat)))
+        return Synthetic(preferences=pairs, drops=drops, spent=cost + Cost(scored=sum(s is not None for s in scores)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

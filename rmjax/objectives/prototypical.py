@@ -107,23 +107,26 @@ def add(
 ) -> tuple[Float[Array, "K d"], Int[Array, " K"], Bool[Array, " K"]]:
     """IMP: answers in order; one whose squared distance to all prototypes of its class is above lambda becomes one.
 
-    A new prototype takes the first slot that is not valid; where none is left, nothing more is added. Returns
-    prototypes, classes and valid, in the shapes that came in.
+    A new prototype takes the first slot that is not valid; where none is left, nothing more is added. Ends where the
+    table is full or the mask has no more answers. Returns prototypes, classes and valid, in the shapes that came in.
     """
-    mask = jnp.ones(labels.shape, bool) if mask is None else mask
+    h, labels = jnp.asarray(h), jnp.asarray(labels)
+    mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask)
+    last = jnp.max(jnp.where(mask, jnp.arange(1, len(h) + 1), 0))
 
-    def visit(state, item):
-        prototypes, classes, valid = state
-        x, label, there = item
+    def room(state):
+        return (state[0] < last) & ~jnp.all(state[3])
+
+    def visit(state):
+        i, prototypes, classes, valid = state
+        x, label = h[i], labels[i]
         own = valid & (classes == label)
         nearest = jnp.min(jnp.where(own, squared_distances(x, prototypes), jnp.inf))
         far = nearest > threshold(spread(prototypes, own), x.shape[-1], sigma=sigma, alpha=alpha)
-        slot = jnp.argmin(valid)
-        new = (jnp.arange(valid.shape[0]) == slot) & far & there & ~jnp.all(valid)
-        return (jnp.where(new[:, None], x, prototypes), jnp.where(new, label, classes), valid | new), None
+        new = (jnp.arange(valid.shape[0]) == jnp.argmin(valid)) & far & mask[i]
+        return i + 1, jnp.where(new[:, None], x, prototypes), jnp.where(new, label, classes), valid | new
 
-    state, _ = jax.lax.scan(visit, (prototypes, classes, valid), (h, labels, mask))
-    return state
+    return jax.lax.while_loop(room, visit, (jnp.int32(0), prototypes, classes, valid))[1:]
 
 
 def class_means(

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rmjax import distributed
+from rmjax import compiler, distributed
 from rmjax.data import packing
 from rmjax.data.limits import require_context
 from rmjax.data.rows import Group, Rows
@@ -110,7 +110,7 @@ def packed_scores(
 def _program(model: Any, score: Any, mesh: Mesh | None) -> Any:
     whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())  # in every process
 
-    @functools.partial(jax.jit, out_shardings=whole)
+    @functools.partial(jax.jit, out_shardings=whole, compiler_options=compiler.here())
     def run(params: Any, rows: Rows) -> jax.Array:
         return score(model, params, rows)
 

@@ -39,6 +39,7 @@ REASONS = (
     "refusal",
     "length ratio",
     "judge undecided",
+    "too long to score",
     "score gap",
     "balance",
 )

@@ -93,7 +93,7 @@ class Engine:
         self.start = jax.jit(self._start, static_argnums=(0, 1, 2, 3))
         self.fill = jax.jit(self._fill, donate_argnums=1)
         self.grow = jax.jit(self._grow, static_argnums=1)
-        self.round = jax.jit(self._round, donate_argnums=1, compiler_options=compiler.options(jax.default_backend()))
+        self.round = jax.jit(self._round, donate_argnums=1, compiler_options=compiler.here(compiler.DECODE))
 
     def _weights(self, params: Any) -> Weights:
         dtype = self._model.config.dtype

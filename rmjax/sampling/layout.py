@@ -11,9 +11,10 @@ import jax
 
 from rmjax.errors import UserError
 from rmjax.models.config import DecoderConfig
+from rmjax.sharding import current_mesh
 
 STEP_FLOPS = 1e9  # a step on the CPU should do at least this much, or dispatching it costs more than computing it
-MOST_SLOTS = 512
+MOST_SLOTS = 512  # what an accelerator gets, memory permitting: a step reads all weights, for few samples or for many
 SHARED = 8  # samples of a prompt at once: more share its cache, fewer wait for the longest of them
 SPARE = 4  # few requests still get a quarter of the rows: empty rows cost less than another compilation
 FIRST_SIZE = 64  # tokens of the first suffix cache; it doubles as samples get longer
@@ -48,7 +49,7 @@ def layouts(
         config: the model's.
         max_new_tokens: of a completion.
         prompts: rows; 0 = chosen.
-        slots: samples at once of each; 0 = chosen.
+        slots: samples at once of each; 0 = chosen. Fewer where memory holds no more.
 
     Returns:
         (layout, indices into needs, shorter prompts first) of each group, shorter prompts first. A group that would not
@@ -66,7 +67,7 @@ def layouts(
         if last is not None:
             length = needs[last[-1]].length
             same = bucket(length) == bucket(needs[i].length)
-            fills = sum(needs[j].samples for j in last) >= _capacity(config, length, max_new_tokens, slots)
+            fills = sum(needs[j].samples for j in last) >= math.prod(_capacity(config, length, max_new_tokens, slots))
         if last is None or (fills and not same):
             groups.append([i])
         else:
@@ -74,10 +75,10 @@ def layouts(
     out = []
     for group in groups:
         length = bucket(needs[group[-1]].length)
-        jobs = sum(math.ceil(needs[i].samples / slots) for i in group)
-        full = max(1, _capacity(config, length, max_new_tokens, slots) // slots)
+        full, each = _capacity(config, length, max_new_tokens, slots)
+        jobs = sum(math.ceil(needs[i].samples / each) for i in group)
         rows = prompts or min(max(_power(jobs), full // SPARE), full)
-        out.append((Layout(rows, slots, length, _sizes(max_new_tokens), max(1, rows // 4)), group))
+        out.append((Layout(rows, each, length, _sizes(max_new_tokens), max(1, rows // 4)), group))
     return out
 
 
@@ -89,27 +90,36 @@ def bucket(length: int) -> int:
     return size
 
 
-def _capacity(config: DecoderConfig, length: int, new: int, slots: int) -> int:
-    """Slots in all: enough work for a step, within the memory for caches and logits. A power of two."""
-    c = config
-    weights = c.layers * c.embed * (c.head_dim * (2 * c.heads + 2 * c.kv_heads) + 3 * c.mlp) + c.vocab * c.embed
-    wanted = 1 << round(math.log2(max(32, STEP_FLOPS / (2 * weights))))
+def _capacity(config: DecoderConfig, length: int, new: int, slots: int) -> tuple[int, int]:
+    """The most rows, and the slots of each, at most `slots`: enough work for a step, caches and logits in memory."""
+    c, memory = config, _memory()
     token = 2 * c.layers * c.kv_heads * c.head_dim * (4 if c.dtype == "float32" else 2)
-    slot = token * (_sizes(new)[-1] + bucket(length) / slots) + 16 * c.vocab
-    fits = _memory() / slot
-    if fits < 1:
+    row = lambda slots: token * bucket(length) + slots * (token * _sizes(new)[-1] + 16 * c.vocab)
+    while slots > 1 and row(slots) > memory:
+        slots //= 2
+    if row(slots) > memory:
         raise UserError(
-            f"one sample of {length} + {new} tokens needs {slot / 2**30:.1f} GiB of cache, more than there is: "
+            f"one sample of {length} + {new} tokens needs {row(1) / 2**30:.1f} GiB of cache, more than there is: "
             f"lower max_new_tokens or shorten the prompts"
         )
-    return min(wanted, MOST_SLOTS, 1 << int(math.log2(fits)))
+    fits = 1 << int(math.log2(memory / row(slots)))
+    return max(1, min(_wanted(c) // slots, fits)), slots
+
+
+def _wanted(c: DecoderConfig) -> int:
+    """Slots in all that a step is worth. A power of two."""
+    if jax.default_backend() != "cpu":
+        return MOST_SLOTS
+    weights = c.layers * c.embed * (c.head_dim * (2 * c.heads + 2 * c.kv_heads) + 3 * c.mlp) + c.vocab * c.embed
+    return min(1 << round(math.log2(max(32, STEP_FLOPS / (2 * weights)))), MOST_SLOTS)
 
 
 def _memory() -> float:
-    """Bytes that caches may take: half of what is free on an accelerator, an eighth and at most 1 GiB on the host."""
+    """Bytes that caches may take: half of what is free on accelerators, an eighth and at most 1 GiB on the host."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if jax.default_backend() != "cpu" and "bytes_limit" in stats:
-        return 0.5 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+        mesh = current_mesh()  # over which rows and heads lie
+        return 0.5 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) * (1 if mesh is None else mesh.size)
     return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 8, 2.0**30)
 
 

@@ -7,6 +7,8 @@ import math
 
 from rmjax.errors import UserError
 
+COLDEST = 1e-6  # logits divided by less could overflow
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -38,7 +40,8 @@ class Sampling:
             if not fine:
                 raise UserError(f"sampling field {name}={getattr(self, name)!r}: {rule}")
 
-        require("temperature", 0 <= self.temperature < math.inf, "use a number from 0 (greedy) upwards")
+        warm = COLDEST <= self.temperature < math.inf
+        require("temperature", warm or self.greedy, f"use 0 (greedy) or a number from {COLDEST} upwards")
         require("top_k", self.top_k >= 0, "use 0 (off) or a positive number of ids")
         require("top_p", 0 < self.top_p <= 1, "use a mass above 0 and up to 1 (off)")
         require("min_p", 0 <= self.min_p <= 1, "use a share from 0 (off) to 1")

@@ -24,8 +24,10 @@ class Stops:
         return bool(self._strings)
 
     def recent(self, tokens: Sequence[int], new: int) -> bool:
-        """Whether a stop string seems to end within the last `new` tokens; looks at the last tokens only."""
-        return self._find(self._chat.text(tokens[-(new + self._window) :])) is not None
+        """Whether there is a stop string; one that ended before the last `new` tokens is not looked for."""
+        # The last tokens alone may read otherwise than after those before them.
+        seems = self._find(self._chat.text(tokens[-(new + self._window) :])) is not None
+        return seems and self._find(self._chat.text(tokens)) is not None
 
     def cut(self, tokens: Sequence[int]) -> tuple[int, str] | None:
         """How many tokens stay, and the text before the first stop string; None where there is no stop string."""

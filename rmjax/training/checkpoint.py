@@ -3,7 +3,8 @@
 A folder appears under its name only when it is whole. Orbax notices files that are missing or cut, but not a flipped
 byte, so checksums of the state and of what is kept beside it are kept too.
 
-With several processes every one of them calls every method; one of them renames and deletes.
+With several processes every one of them calls every method; one of them renames and deletes. Each reads its parts by
+itself, and all go on or back together: one that cannot read its own leaves no other one waiting.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -26,8 +27,13 @@ from rmjax.progress import say
 from rmjax.training.identity import changes, checksum
 from rmjax.training.state import TrainState
 
+T = TypeVar("T")
 FOLDER = "checkpoints"  # in the folder of a training
 NO_DAMAGE = (UserError, MemoryError, jax.errors.JaxRuntimeError)  # of loading: a device without memory is none
+
+
+class Damaged(Exception):
+    """A checkpoint that some process cannot read; all of them raise it."""
 
 
 class Resumed(NamedTuple):
@@ -68,10 +74,13 @@ class Checkpoints:
         """The updates made at each finished checkpoint, ascending."""
         return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
 
-    def restore(self, abstract: TrainState, data: Any) -> Resumed | None:
+    def restore(self, abstract: Callable[[int], TrainState], data: Any) -> Resumed | None:
         """The newest checkpoint that can be read, or None where there is none at all. Sets `data` to its position.
 
         A damaged one is named on stderr and put aside as `<step>.damaged`.
+
+        Args:
+          abstract: updates made -> what the state after them is restored as.
 
         Raises:
           UserError: it belongs to a run with other settings, or none of them can be read, now or in an earlier call.
@@ -79,14 +88,8 @@ class Checkpoints:
         for step in reversed(distributed.agree(self.steps())):  # a disk may show one process more than another
             path = self.folder / str(step)
             try:
-                about, state = self._load(path, abstract)
-                problem = ""
-            except NO_DAMAGE:
-                raise
-            except Exception as error:  # whatever Orbax and TensorStore make of broken files
-                problem = _short(error)
-            if _any(bool(problem)):
-                problem = problem or "another process cannot read it"
+                about, state = self._load(path, abstract(step))
+            except Damaged as problem:
                 say(f"DAMAGED checkpoint {path}: {problem}; put aside, trying the one before it", style="bold red")
                 _first_process(lambda path=path, step=step: path.rename(_free(path.with_name(f"{step}.damaged"))))
                 continue
@@ -100,8 +103,8 @@ class Checkpoints:
                             "start anew")  # fmt: skip
         return None
 
-    def restore_best(self, abstract: TrainState) -> TrainState:
-        """The state of the best checkpoint, when it is written.
+    def restore_best(self, abstract: Callable[[int], TrainState]) -> TrainState:
+        """The state of the best checkpoint, when it is written; `abstract` as in `restore`.
 
         Raises:
           UserError: there is none, or it cannot be read; another one would be another result.
@@ -111,14 +114,11 @@ class Checkpoints:
             raise UserError(f"{self.folder}: no checkpoint was evaluated; choose the last one: train.select=last")
         path = self.folder / str(self.best.step)
         try:
-            return self._load(path, abstract)[1]
-        except NO_DAMAGE:
-            raise
-        except Exception as error:
+            return self._load(path, abstract(self.best.step))[1]
+        except Damaged as problem:
             raise UserError(
-                f"DAMAGED checkpoint {path}, the best of this training: {_short(error)}; remove {self.folder} to train "
-                "anew"
-            ) from error
+                f"DAMAGED checkpoint {path}, the best of this training: {problem}; remove {self.folder} to train anew"
+            ) from problem
 
     def improves(self, loss: float | None) -> bool:
         """Whether a held-out loss is lower than all before it; None is not."""
@@ -170,32 +170,48 @@ class Checkpoints:
                 shutil.rmtree(left)
 
     def _load(self, path: Path, abstract: TrainState) -> tuple[Mapping[str, Any], TrainState]:
-        from orbax.checkpoint import v1 as ocp
-
         logger = logging.getLogger("absl")  # Orbax warns about every checkpoint that has one part
         level = logger.level
         logger.setLevel(logging.CRITICAL)
         try:
-            about = dict(ocp.checkpointables_metadata(path).custom_metadata)
-            if about.pop("digest") != _digest(about):
-                raise ValueError("what is kept beside the arrays is not what was saved")
-            if about["settings"] != self._settings:
-                raise UserError(
-                    f"{path} belongs to a run with other settings ({changes(about['settings'], self._settings)}): "
-                    "repeat its settings to continue it, or give another folder"
-                )
-            state = ocp.load_checkpointables(path, {"state": _on_device(abstract)})["state"]
+            about = _in_all(lambda: self._about(path))
+            state = _in_all(lambda: _arrays(path, abstract))
         finally:
             logger.setLevel(level)
-        if checksum(state) != about["checksum"]:
-            raise ValueError("the arrays' checksum is not the one that was saved")
+        if checksum(state) != about["checksum"]:  # over all processes
+            raise Damaged("the arrays' checksum is not the one that was saved")
         return about, state
+
+    def _about(self, path: Path) -> Mapping[str, Any]:
+        """What is kept beside the arrays. UserError where the settings are others."""
+        from orbax.checkpoint import v1 as ocp
+
+        about = dict(ocp.checkpointables_metadata(path).custom_metadata)
+        if about.pop("digest") != _digest(about):
+            raise ValueError("what is kept beside the arrays is not what was saved")
+        if about["settings"] != self._settings:
+            raise UserError(
+                f"{path} belongs to a run with other settings ({changes(about['settings'], self._settings)}): "
+                "repeat its settings to continue it, or give another folder"
+            )
+        return about
 
 
 def remove(folder: Path) -> None:
     """Deletes the checkpoints of a training in `folder`, if there are any: what it gave is safe elsewhere."""
     if jax.process_index() == 0 and (folder / FOLDER).exists():
         shutil.rmtree(folder / FOLDER)
+
+
+def _arrays(path: Path, abstract: TrainState) -> TrainState:
+    """The state, as far as it lies on this process's devices."""
+    from orbax.checkpoint import v1 as ocp
+
+    context, this = ocp.Context(), jax.process_index()
+    # Else each would wait for the others, minutes for one that has failed.
+    context.multiprocessing.primary_host, context.multiprocessing.active_processes = this, {this}
+    with context:
+        return ocp.load_checkpointables(path, {"state": _on_device(abstract)})["state"]
 
 
 def _on_device(abstract: TrainState) -> TrainState:
@@ -206,6 +222,20 @@ def _on_device(abstract: TrainState) -> TrainState:
 
 def _digest(about: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _in_all(work: Callable[[], T]) -> T:
+    """What `work` gives in this process, where it gives something in all of them. Raises Damaged where it does not."""
+    value, problem = None, ""
+    try:
+        value = work()
+    except NO_DAMAGE:
+        raise
+    except Exception as error:  # whatever Orbax and TensorStore make of broken files
+        problem = _short(error)
+    if _any(bool(problem)):
+        raise Damaged(problem or "another process cannot read it")
+    return value
 
 
 def _any(one: bool) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -34,7 +33,7 @@ from rmjax.training.metrics import Log, Window
 from rmjax.training.optimizer import Optimizer, share_of, transform
 from rmjax.training.profile import Profile
 from rmjax.training.recorder import Recorder
-from rmjax.training.state import abstract_state, new_state
+from rmjax.training.state import abstract_state, new_state, restarted
 from rmjax.training.step import train_step
 from rmjax.training.termination import Termination
 
@@ -52,8 +51,8 @@ class Train:
 
     head_only: the first updates move the reward head and an encoder's pooler (new or not), and compute no backward pass
     below. Then Adam starts anew for all of them, with moments and count 0, as if a second training began (linear
-    probing, then fine-tuning: arXiv:2202.10054): moments that were kept for the head alone would come with a count that
-    is wrong for all others. The schedule of the rate goes on, for it counts all updates.
+    probing, then fine-tuning: arXiv:2202.10054): the head's moments would come with a count that is wrong for all
+    others. The schedule of the rate goes on, for it counts all updates.
 
     eval_every: a part of the training data, all groups of a prompt on one side, is evaluated instead of trained on. The
     lowest loss on it says which checkpoint is the best: that one is kept beside the newest, whatever `keep` says.
@@ -209,10 +208,11 @@ def fit(
     data = updates(model, groups, train, unlabelled, pool)
     mesh = current_mesh()
     check_mesh(train, mesh)
-    tx = transform(train.optimizer.direction, model)
     head_only = train.alone(data.total)
     whole = model.with_config(frozen=train.freeze)
     first = model.with_config(frozen=model.config.layers + 1) if head_only else whole
+    part_of = lambda number: first if number <= head_only else whole  # what update `number` (from 1) moves
+    tx_of = functools.partial(transform, train.optimizer.direction)
     steps = {
         part: train_step(part, objective, train.optimizer, train.microbatches, train.dropout) for part in (first, whole)
     }
@@ -221,11 +221,12 @@ def fit(
     if folder is not None and (train.save_every or distributed.first((folder / FOLDER).exists)):
         settings = _settings(model, params, objective, groups, held, unlabelled, train, contract)
         checkpoints = Checkpoints(folder / FOLDER, settings, keep=train.keep)
-        resumed = checkpoints.restore(abstract_state(model, tx), data)
+        abstract = lambda number: abstract_state(part_of(number), tx_of(part_of(number)))
+        resumed = checkpoints.restore(abstract, data)
     base = model.split(params)[1]  # what adapters leave alone: it is neither copied nor saved
     rest = () if base is None else (base,)
     seed = np.uint32(train.seed % 2**32)  # a number of the size that a device takes
-    start, state, sums = resumed or (0, new_state(model, tx, params), None)
+    start, state, sums = resumed or (0, new_state(first, tx_of(first), params), None)
     place = functools.partial(place_rows, mesh=mesh)
 
     with (
@@ -241,9 +242,9 @@ def fit(
         for number in range(start + 1, data.total + 1):
             with record.speed.waiting("input"):
                 rows = next(data)
-            part = first if number <= head_only else whole
+            part = part_of(number)
             if number == head_only + 1 and head_only:
-                state = dataclasses.replace(state, opt_state=jax.tree.map(jnp.zeros_like, state.opt_state))
+                state = restarted(part, tx_of(part), state)
             load = work(part, rows)
             if folder is not None and number == start + 1:
                 record.speed.peak = _peak(model, train, mesh, distributed.agree(load.flops * (data.total - start)))
@@ -274,7 +275,7 @@ def fit(
     if train.select == "last":
         return join(state.params, base)
     del state  # the best one takes its place in memory
-    best = checkpoints.restore_best(abstract_state(model, tx))
+    best = checkpoints.restore_best(abstract)
     say(f"{name}: the result is that of step {checkpoints.best.step}, whose held-out loss is the lowest")
     return join(best.params, base)
 

@@ -18,6 +18,7 @@ import optax
 
 from rmjax.bounds import require
 from rmjax.errors import UserError
+from rmjax.models.model import lookup, partition
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,8 +83,8 @@ def transform(optimizer: Optimizer, model: Any) -> optax.GradientTransformation:
     """Gradients -> the direction of the update, to be multiplied by minus the learning rate.
 
     Clipping and Adam come first, then weight decay, then `shares`, as in torch's parameter groups: a rate that is lower
-    makes the decay weaker too. The state has moments of what `Model.split` trains, and the same structure whatever is
-    frozen: moments of frozen parameters are there, and 0 as long as their gradients are.
+    makes the decay weaker too. The state has moments of what moves: of `Model.split`'s trained parameters those that
+    are not frozen, of stacked layers the upper ones. Models with other numbers of frozen layers have other states.
 
     Args:
       optimizer: what `Optimizer.direction` keeps matters.
@@ -93,19 +94,45 @@ def transform(optimizer: Optimizer, model: Any) -> optax.GradientTransformation:
     parts = [optax.clip_by_global_norm(optimizer.clip)] if optimizer.clip else []
     parts.append(optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps))
     if optimizer.weight_decay:
-        parts.append(
-            optax.add_decayed_weights(optimizer.weight_decay, mask=lambda params: model.split(model.matrices)[0])
-        )
+        decays = lambda params: moving(model, model.split(model.matrices)[0])
+        parts.append(optax.add_decayed_weights(optimizer.weight_decay, mask=decays))
     adamw, each = optax.chain(*parts), shares(optimizer, model)
     if all(np.all(share == 1) for share in jax.tree.leaves(each)):
         return adamw
+    still = jax.tree.map(lambda x: int(np.sum(~x)), moving(model, learning(model)))  # lowest layers of each parameter
+    upper = lambda tree: jax.tree.map(lambda leaf, n: leaf[n:] if n else leaf, moving(model, tree), still)
+
+    def init(params: Any) -> Any:
+        # optax.tree.map_params gives one placeholder for all parameters.
+        return adamw.init(upper(params) if isinstance(params, dict) else params)
 
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        directions, state = adamw.update(grads, state, params)
-        # Not a product with 0, which can be -0 and then turns a parameter's -0 into 0.
-        return jax.tree.map(lambda s, d: jnp.where(s > 0, s * d, 0.0), each, directions), state
+        directions, state = adamw.update(upper(grads), state, upper(params))
+        found = dict(jax.tree_util.tree_leaves_with_path(directions))
 
-    return optax.GradientTransformation(adamw.init, update)
+        def whole(path: Any, share: np.ndarray, p: jax.Array) -> jax.Array:
+            if path not in found:
+                return jnp.zeros_like(p)
+            if found[path].shape == p.shape:
+                return share * found[path]
+            low = p[: len(p) - len(found[path])]
+            return share * jnp.concatenate([jnp.zeros_like(low), found[path]])
+
+        return jax.tree_util.tree_map_with_path(whole, each, params), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def moving(model: Any, tree: Any) -> Any:
+    """What of a tree of trained parameters, or of what is known of each, is not frozen, or not in all layers."""
+    known = learning(model)
+    return partition(tree, lambda keys: bool(np.any(lookup(known, keys))))[0]
+
+
+def learning(model: Any) -> Any:
+    """Which layers of each trained parameter are not frozen: a tree of boolean arrays that broadcast over them."""
+    frozen = model.config.frozen
+    return jax.tree.map(lambda depth: (depth > frozen) | (frozen == 0), model.split(model.depths)[0])
 
 
 def shares(optimizer: Optimizer, model: Any) -> Any:
@@ -115,10 +142,9 @@ def shares(optimizer: Optimizer, model: Any) -> Any:
     decoder's final norm and output head, an encoder's pooler, the reward head); 0 for what is frozen. So the top layer
     has the full rate, as in ULMFiT (arXiv:1801.06146, section 3.2); others count the head as one step more.
     """
-    layers, frozen = model.config.layers, model.config.frozen
 
-    def share(depth: np.ndarray) -> np.ndarray:
-        learns = (depth > frozen) | (frozen == 0)
-        return np.where(learns, optimizer.layer_decay ** np.maximum(layers - depth, 0.0), 0.0).astype(np.float32)
+    def share(depth: np.ndarray, learns: np.ndarray) -> np.ndarray:
+        rate = optimizer.layer_decay ** np.maximum(model.config.layers - depth, 0.0)
+        return np.where(learns, rate, 0.0).astype(np.float32)
 
-    return jax.tree.map(share, model.split(model.depths)[0])
+    return jax.tree.map(share, model.split(model.depths)[0], learning(model))

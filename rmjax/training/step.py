@@ -58,7 +58,7 @@ def check_microbatches(objective: Objective | OwnGradient, microbatches: int) ->
 def _train_step(model: Any, objective: Objective, optimizer: Optimizer, microbatches: int, dropout: float) -> Step:
     tx = transform(optimizer, model)
 
-    @functools.partial(jax.jit, donate_argnames="state", compiler_options=compiler.options(jax.default_backend()))
+    @functools.partial(jax.jit, donate_argnames="state", compiler_options=compiler.here())
     def step(
         state: TrainState, rows: Rows | TwoRows, learning_rate: float, seed: int = 0, base: Any = None
     ) -> tuple[TrainState, dict[str, Mean]]:

@@ -14,10 +14,12 @@ def computation(*lines):
 
 def test_a_dot_in_a_fusion():
     module = hlo.parse(TEXT)
-    matmul = module.computations["body"].by_name["matmul"]
-    assert cost.is_matrix(module, matmul)
-    assert cost.flops(module, matmul) == 2 * 8 * 128 * 128
-    assert cost.flops(module, module.computations["body"].by_name["kernel.1"]) == 1.97e9
+    body = module.computations["body"]
+    assert cost.is_matrix(module, body.by_name["matmul"])
+    assert cost.flops(module, body, body.by_name["matmul"]) == 2 * 8 * 128 * 128
+    assert cost.flops(module, body, body.by_name["kernel.1"]) == 1.97e9
+    alone = module.computations["fused_matmul"]
+    assert cost.flops(module, alone, alone.root) == 2 * 8 * 128 * 128
 
 
 @pytest.mark.parametrize(
@@ -73,3 +75,33 @@ ENTRY %m (x: f32[32,64], n: s32[]) -> f32[32,64] {
     assert moved["one"] == 2 * 256  # a slice in, a slice out
     assert moved["near"] == 2 * 8192  # the result stays in fast memory
     assert moved["all"] == 2 * 256  # the update in and out, in place
+
+
+def test_bytes_of_what_stays_where_it_is():
+    text = """%both (p: f32[32,64], q: f32[32,64], u: f32[1,64], j: s32[]) -> (f32[32,64], f32[1,64], f32[32,64]) {
+  %p = f32[32,64]{1,0} parameter(0)
+  %q = f32[32,64]{1,0} parameter(1)
+  %u = f32[1,64]{1,0} parameter(2)
+  %j = s32[] parameter(3)
+  %d = f32[32,64]{1,0} dynamic-update-slice(%p, %u, %j, %j)
+  %b = f32[2048]{0} bitcast(%q)
+  %s = f32[64]{0} dynamic-slice(%b, %j), dynamic_slice_sizes={64}
+  %r = f32[1,64]{1,0} reshape(%s)
+  ROOT %t = (f32[32,64]{1,0}, f32[1,64]{1,0}, f32[32,64]{1,0}) tuple(%d, %r, %q)
+}
+
+ENTRY %m (x: f32[32,64], y: f32[32,64], u: f32[1,64], n: s32[]) -> f32[32,64] {
+  %x = f32[32,64]{1,0} parameter(0)
+  %y = f32[32,64]{1,0} parameter(1)
+  %u = f32[1,64]{1,0} parameter(2)
+  %n = s32[]{:S(2)} parameter(3)
+  %room = f32[32,64]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+  %many = (f32[32,64]{1,0}, f32[1,64]{1,0}, f32[32,64]{1,0}) fusion(%x, %y, %u, %n), kind=kLoop, calls=%both
+  ROOT %put = f32[32,64]{1,0} dynamic-update-slice(%room, %u, %n, %n)
+}
+"""
+    module = hlo.parse(text)
+    moved = {i.name: cost.moved(module, module.entry, i) for i in module.entry if i.opcode != "parameter"}
+    assert moved["room"] == 0
+    assert moved["put"] == 2 * 256  # in place without a fusion, too
+    assert moved["many"] == 4 * 256  # an update in and out, a slice in and out; the third result is an operand

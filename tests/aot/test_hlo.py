@@ -11,7 +11,7 @@ MODULE = hlo.parse(TEXT)
 def test_every_instruction_is_read_and_the_kernels_metadata_is_its_own():
     body = MODULE.computations["body"]
     assert [i.opcode for i in body][-4:] == ["custom-call", "constant", "fusion", "tuple"]
-    assert body.by_name["kernel.1"].scope == "jit(step)/attention"
+    assert 'op_name="jit(step)/attention"' in body.by_name["kernel.1"].attributes
     assert body.by_name["matmul"].cycles == 1500
     assert body.by_name["matmul"].operands == ("kernel.1", "w")
     assert body.root.name == "out"
@@ -21,6 +21,16 @@ def test_every_instruction_is_read_and_the_kernels_metadata_is_its_own():
 def test_a_brace_alone_on_a_line_of_metadata_ends_nothing():
     text = TEXT.replace('\n"xprof_metadata"', '\n}\n"xprof_metadata"')
     assert hlo.parse(text).computations["body"].root.name == "out"
+
+
+def test_a_computation_of_another_core_ends_too():
+    text = TEXT.replace("}\n\n%condition", '}, execution_thread="sparsecore"\n\n%condition')
+    assert text != TEXT and hlo.parse(text).computations.keys() == MODULE.computations.keys()
+
+
+def test_cycles_that_are_no_estimate():
+    text = TEXT.replace('"estimated_cycles":"1500"', f'"estimated_cycles":"{2**63 - 1}"')
+    assert hlo.parse(text).computations["body"].by_name["matmul"].cycles is None
 
 
 @pytest.mark.parametrize(

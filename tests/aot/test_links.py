@@ -45,6 +45,22 @@ def test_rings_use_every_axis_that_the_group_spans():
     assert E4.seconds("all-reduce", GB, (3,)) == 0
 
 
+@pytest.mark.parametrize(
+    ("chip", "sizes", "rings"),
+    [
+        ("v5e", (8, 16), (False, True)),
+        ("v6e", (8, 8), (False, False)),
+        ("v5p", (4, 4, 8), (True, True, True)),
+        ("v5p", (2, 4, 4), (False, False, False)),  # less than a cube: no link joins its ends
+    ],
+)
+def test_which_axes_are_rings(chip, sizes, rings):
+    assert CHIPS[chip].rings(sizes) == rings
+    places = tuple((x, 0, 0)[: len(sizes)] for x in range(sizes[0]))
+    line = Network(CHIPS[chip], sizes, places).rate(range(sizes[0]))
+    assert line == CHIPS[chip].link * (2 if rings[0] else 1)
+
+
 def test_what_is_sent_point_to_point_goes_over_the_fullest_link():
     assert E4.routed([(0, 1), (1, 2), (2, 3)], 50 * GB) == pytest.approx(1)
     assert E4.routed([(3, 0)], 50 * GB) == pytest.approx(1)  # three hops one after the other, each busy for a second

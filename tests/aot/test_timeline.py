@@ -41,6 +41,25 @@ def test_collectives_are_counted_once_and_hidden_by_what_carries_them():
     assert tally.seconds["communication"] == pytest.approx(left + reduce)
 
 
+@pytest.mark.parametrize(
+    ("kind", "shapes", "operands", "size"),
+    [
+        ("all-reduce", "(f32[512], f32[256])", "%x, %x", 4 * 768),  # its results alone
+        ("all-gather", "((f32[128], f32[64]), (f32[512], f32[256]))", "%x, %x", 4 * 768),
+        ("reduce-scatter", "((f32[512]), f32[128], u32[], u32[])", "%x", 4 * 512),
+        ("collective-permute", "(f32[512], f32[512], u32[], u32[])", "%x", 4 * 512),
+    ],
+)
+def test_bytes_of_collectives_that_are_started(kind, shapes, operands, size):
+    text = f"""ENTRY %m (x: f32[512]) -> f32[512] {{
+  %x = f32[512]{{0}} parameter(0)
+  %s = {shapes} {kind}-start({operands}), replica_groups={{{{0,1,2,3}}}}, source_target_pairs={{{{0,1}}}}
+  ROOT %d = f32[512]{{0}} {kind}-done(%s)
+}}
+"""
+    assert run(text).collectives == {kind: size}
+
+
 def test_what_arithmetic_hides_costs_nothing():
     text = TEXT.replace('"estimated_cycles":"300"', '"estimated_cycles":"3000"')
     waited = run().seconds["communication"] - run(text).seconds["communication"]

@@ -83,7 +83,7 @@ def test_a_hub_data_set_is_read_only_when_named_as_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("x.csv", b"a,b", "unknown kind of file; use .jsonl"),
+        ("x.csv", b"a,b", "unknown kind of file; use .jsonl.*; docs/data.md says how to turn CSV"),
         ("x.jsonl", b"", "holds no record"),
         ("x.jsonl", b"\n \n", "holds no record"),
         ("x.json", b"[]", "holds no record"),

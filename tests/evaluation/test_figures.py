@@ -29,6 +29,11 @@ def test_only_the_page_s_colours():
         assert "http" not in svg
 
 
+def test_a_narrow_figure_is_not_blown_up_to_the_page():
+    narrow, wide = (figures.draw((width, 1.0), lambda fig: None, "l") for width in (2.0, 8.0))
+    assert "max-width: 2.70in" in narrow and "max-width: 10.80in" in wide
+
+
 def test_the_same_data_draw_the_same_bytes():
     points = [(i, np.sin(i)) for i in range(50)]
     assert figures.curve(points, "loss") == figures.curve(points, "loss")

@@ -88,6 +88,17 @@ def test_flat_and_noisy_curves_are_refused():
     assert Plan(points(noisy), QUICK, seed=0).needed(0.78).finding in ("flat", "wide")
 
 
+def test_a_curve_of_another_form_is_not_continued():
+    """Accuracy that jumps between two numbers of labels follows no law; what a law gave is seldom called bent."""
+    jump = {50: 0.51, 100: 0.54, 200: 0.58, 500: 0.78, 1000: 0.81}
+    noise = simulated((0.0, 0, 1), tuple(jump), 5, seed=0)
+    plan = Plan(points({n: {run: jump[n] + e for run, e in noise[n].items()} for n in jump}), QUICK, seed=0)
+    assert plan.needed(0.9).finding == "misfit" and plan.needed(0.55).finding == "reached"
+    assert plan.step().advice == "cannot be told" and "no curve a - b n^-c fits" in plan.step().words
+    rows = [simulated((0.75, 3, 0.8), tuple(jump), 5, seed=s) for s in range(60)]
+    assert sum(bool(Plan(points(r), QUICK, seed=0).bent) for r in rows) <= 3
+
+
 def test_stop_rule():
     ended = Plan(points(simulated((0.7, 3, 0.9), (100, 200, 400, 800), 20, seed=0)), QUICK, seed=0)
     rising = Plan(points(simulated((0.95, 1.2, 0.25), (50, 100, 200), 20, seed=0)), QUICK, seed=0)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.sharding import AbstractMesh
 
 from rmjax import jsonl
 from rmjax.errors import UserError
 from rmjax.jobs.devices import Devices
 from rmjax.records import Judgment
+from rmjax.sharding import MESH_AXES
 from rmjax.training.loop import Train
 
 
@@ -42,6 +44,15 @@ def test_fewer_devices_than_there_are():
 def test_a_shape_that_does_not_fit_is_refused(devices, said):
     with pytest.raises(UserError, match=said):
         devices.shape(8)
+
+
+@pytest.mark.parametrize(("tensor", "shape"), [(1, (2, 1, 1)), (2, (2, 1, 2)), (4, (2, 1, 4)), (8, (1, 1, 8))])
+def test_the_batch_is_split_over_all_axes_but_tensor(monkeypatch, tensor, shape):
+    """Of eight cores as many are used as the batch of 2 splits over, each time as many as hold a row."""
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    monkeypatch.setattr(jax, "set_mesh", lambda mesh: mesh)
+    monkeypatch.setattr("rmjax.jobs.devices.make_mesh", lambda shape, _: AbstractMesh(shape, MESH_AXES))
+    assert Devices(tensor=tensor).use(Train(steps=1, batch=2)).axis_sizes == shape
 
 
 def test_the_job_on_four_devices_is_the_job_on_one(flags, finished, tmp_path):

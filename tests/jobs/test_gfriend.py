@@ -14,7 +14,8 @@ from rmjax.jobs.export import load_judge, saved_prompt
 from rmjax.jobs.judge import JudgeJob
 from rmjax.jobs.lengths import Lengths
 from rmjax.jobs.sources import PairFile, Pairs
-from rmjax.records import Judgment
+from rmjax.methods import gfriend
+from rmjax.records import Judgment, Preference
 
 STAGES = ("sft", "sample-1", "refine-1", "mdpo-1", "evaluate", "export")
 
@@ -85,6 +86,16 @@ def test_a_stage_alone_needs_the_one_before(job, tmp_path):
     alone = dataclasses.replace(job, workdir=str(tmp_path / "w"), only="sample")
     with pytest.raises(UserError, match="needs stage sft"):
         alone.run("")
+
+
+def test_labels_that_give_no_pair(finished, files, tmp_path, monkeypatch):
+    refine = gfriend.refine
+    monkeypatch.setattr(gfriend, "refine", lambda *a, **k: dataclasses.replace(refine(*a, **k), groups=[]))
+    work, train = Path(finished.workdir), jsonl.read(files / "train.jsonl", Preference)
+    (tmp_path / "refine-1").mkdir()
+    with pytest.raises(UserError, match=r"refine-1: no label has a right and a wrong .* --method.refinement.hints 1"):
+        finished.refine_stage(work / "sft" / "export", train, 1, work, tmp_path / "refine-1")
+    assert not any((tmp_path / "refine-1").iterdir())
 
 
 def test_judge_job_reads_the_exported_prompt(finished, files, tmp_path):

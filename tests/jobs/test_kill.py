@@ -19,6 +19,7 @@ from rmjax.training.checkpoint import Checkpoints
 
 STAGES = ("sft", "sample-1", "refine-1", "mdpo-1", "evaluate", "export")
 ENVIRONMENT = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}  # as in this process
+ENVIRONMENT["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # a program that one of them compiled no other does
 SAME = (
     "sample-1/judgments.jsonl",
     "refine-1/groups.jsonl",

@@ -11,7 +11,7 @@ from rmjax import config, jsonl, launch
 from rmjax.jobs.proxy import ProxyJob
 from rmjax.jobs.proxy_report import duel
 from rmjax.jobs.sources import ModelSource
-from rmjax.methods.proxy_oracle import Policy
+from rmjax.methods.responses import Policy
 from rmjax.records import Preference, Vote
 from rmjax.sampling.scheduler import Request, Sampler
 from rmjax.worlds.judge_world import JudgeWorld

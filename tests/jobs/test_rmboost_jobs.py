@@ -16,8 +16,9 @@ from rmjax.errors import UserError
 from rmjax.jobs import rmboost
 from rmjax.jobs.audit import AuditJob
 from rmjax.jobs.export import FILE
+from rmjax.jobs.judging import Judging
 from rmjax.jobs.prompts import PromptFile
-from rmjax.jobs.rmboost import Judging, Real, RmBoostJob
+from rmjax.jobs.rmboost import Real, RmBoostJob
 from rmjax.jobs.sources import ModelSource, PairFile
 from rmjax.methods.rmboost import RmBoost
 from rmjax.methods.synthetic import Recipe
@@ -229,6 +230,7 @@ def test_the_audit_of_those_pairs(made, judge, tmp_path):
         ([{"prompt": "a"}, {"prompt": ""}], 0, ":2: field 'prompt'"),
         ([{"prompt": "a"}, {"id": "b"}], 0, ":2: field 'prompt' is missing"),
         ([{"text": "a"}], 0, "columns (text) lack"),
+        ([{"question": "a", "answer": "b", "id": "x"}], 0, "those beside 'question' in the option `ignore` (answer)"),
     ],
 )
 def test_files_of_prompts(tmp_path, rows, count, said):

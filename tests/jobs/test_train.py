@@ -126,7 +126,7 @@ def test_a_decoder_cuts_nothing(trained, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_the_export_scores_as_transformers_does(trained, files):
+def test_the_export_scores_as_transformers_does(trained, files, capsys):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     path = Path(trained.workdir) / "export"
@@ -139,6 +139,11 @@ def test_the_export_scores_as_transformers_does(trained, files):
             [theirs(torch.tensor([[*g.prompt, *c]])).logits.item() for c in g.completions] for g in reward.groups(items)
         ]
     np.testing.assert_allclose(reward.rewards(items), found, atol=1e-4)
+    snippet = (path / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    capsys.readouterr()
+    given = {"prompt": items[0].prompt[0].content, "answer": items[0].chosen}
+    exec(snippet.replace("THIS_DIRECTORY", str(path)), given)
+    assert float(capsys.readouterr().out) == pytest.approx(found[0][0], abs=1e-4)
 
 
 def test_an_export_that_scores_differently_is_no_success(trained, files, tmp_path, monkeypatch):

@@ -85,6 +85,7 @@ def test_judgments_on_file_are_not_sampled_again(scripted, item, tmp_path):
     items = [item("1"), item("2")]
     first = judge.judgments(items, samples=2, path=path)
     written = path.read_bytes()
+    path.with_suffix(".rollouts.jsonl").touch()  # a kill before it was deleted
     assert judge.judgments(items, samples=2, path=path) == first == jsonl.read(path, Judgment)
     assert len(runs) == 1 and path.read_bytes() == written
     assert [p.name for p in tmp_path.iterdir()] == ["judgments.jsonl"]  # the unfinished rollouts are gone

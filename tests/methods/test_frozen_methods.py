@@ -1,5 +1,6 @@
 """Methods beside the tuned Bradley-Terry head on frozen features: same budget, same start, each part works."""
 
+import dataclasses
 import functools
 
 import jax
@@ -41,8 +42,8 @@ def bench(how=HOW):
 
 def batch(n=8, d=5):
     r = np.random.default_rng(2)
-    x = [jnp.asarray(r.normal(size=s), jnp.float32) for s in ((n, d), (n, d), (n, 2, d))]
-    return Batch(x[0], x[1], jnp.ones(n).at[-2:].set(0), jnp.zeros(n), jnp.zeros(n), x[2])
+    x = [jnp.asarray(r.normal(size=s), jnp.float32) for s in ((2, n, d), (n, 2, d))]
+    return Batch(x[0], jnp.ones(n).at[-2:].set(0), jnp.zeros(n), jnp.zeros(n), x[1])
 
 
 def begun(method):
@@ -62,7 +63,7 @@ def test_at_the_defaults_every_method_tries_as_many_settings():
 @pytest.mark.parametrize("method", METHODS[:-1], ids=lambda m: type(m).__name__)
 def test_heads_start_at_the_baseline(method):
     head, params, weight = begun(method)
-    x = batch().chosen
+    x = batch().answers[0]
     np.testing.assert_allclose(head.apply(params["head"], x), x @ weight, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(method.effective(params["head"]), weight, rtol=1e-5, atol=1e-6)
 
@@ -80,14 +81,8 @@ def test_every_trained_leaf_learns_and_held_out_pairs_do_not_count(method):
     for name, leaf in found["head"].items():
         if head.trainable[name] and name not in empty:
             assert np.isfinite(leaf).all() and np.abs(leaf).max() > 1e-6, name
-    moved = Batch(
-        here.chosen.at[-2:].add(3.0),
-        here.rejected.at[-2:].add(-2.0),
-        here.weight,
-        here.margin,
-        here.smooth,
-        here.shifted,
-    )
+    other = here.answers.at[:, -2:].add(jnp.array([3.0, -2.0])[:, None, None])
+    moved = dataclasses.replace(here, answers=other)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(grads(moved)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     other = grads(here, 0.0)

@@ -11,7 +11,8 @@ from rmjax.data.loads import load
 from rmjax.errors import UserError
 from rmjax.jobs.sources import ModelSource
 from rmjax.methods import proxy_oracle
-from rmjax.methods.proxy_oracle import Bought, Policy, Responses
+from rmjax.methods.proxy_oracle import Bought
+from rmjax.methods.responses import Policy, Responses, respond
 from rmjax.objectives.pairwise import Pairwise
 from rmjax.objectives.reference import slot_scores
 from rmjax.objectives.scores import LogProb, Scalar
@@ -33,7 +34,7 @@ def policy(tmp_path_factory) -> Policy:
 @pytest.fixture(scope="module")
 def responses(policy) -> list[Responses]:
     prompts = {f"p{i}": p for i, p in enumerate(PolicyWorld().prompts(16))}
-    return proxy_oracle.respond(policy, prompts, METHOD, seed=0)
+    return respond(policy, prompts, METHOD.sampling, samples=METHOD.responses, seed=0)
 
 
 class Counting:

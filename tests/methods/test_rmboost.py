@@ -146,6 +146,19 @@ def test_west_of_n_drops_answers_that_score_alike():
     assert not made.preferences and {d.reason for d in made.drops} == {"score gap"}
 
 
+def test_west_of_n_leaves_out_what_the_scorer_cannot_read():
+    """All answers of one prompt, and all but two of another one; the others' pairs are what they were."""
+    m = models()
+    whole = WEST.make(m, items(4), seed=0, folder=None)
+    unread = lambda prompt, i: prompt.endswith(" 0") or (prompt.endswith(" 1") and i % 4 > 1)
+    scorer = lambda answers: [None if unread(p[-1].content, i) else gold(a) for i, (p, a) in enumerate(answers)]
+    made = WEST.make(Models(generator=ScriptedWriter(), scorer=scorer), items(4), seed=0, folder=None)
+    assert [(d.item, d.reason) for d in made.drops] == [("q0", "too long to score")] and made.spent.scored == 16 - 4 - 2
+    assert made.preferences[1:] == whole.preferences[2:]
+    two = [gold(m.generator.text(next(a for a in m.generator.asked if a.id == "q1|answer"), i, 0)) for i in (0, 1)]
+    assert made.preferences[0].meta["origin"]["scores"] == sorted(two, reverse=True)
+
+
 @pytest.mark.parametrize("worth", [100, 900])
 def test_west_of_n_drops_a_refusal_be_it_the_best_or_the_worst(worth):
     class Refusing(ScriptedWriter):

@@ -1,5 +1,6 @@
 """Unlabelled answers of other places: what a method sees of them, and a head that can bend."""
 
+import dataclasses
 import functools
 
 import jax
@@ -64,20 +65,21 @@ def test_a_linear_head_cannot_see_that_all_answers_moved_and_a_bent_one_can():
 
 def test_the_hidden_layer_starts_at_the_baseline_and_all_of_it_learns():
     r = np.random.default_rng(2)
-    x = [jnp.asarray(r.normal(size=s), jnp.float32) for s in ((8, 5), (8, 5), (8, 2, 5))]
-    batch = Batch(x[0], x[1], jnp.ones(8).at[-2:].set(0), jnp.zeros(8), jnp.zeros(8), x[2])
+    answers, shifted = (jnp.asarray(r.normal(size=s), jnp.float32) for s in ((2, 8, 5), (8, 2, 5)))
+    batch = Batch(answers, jnp.ones(8).at[-2:].set(0), jnp.zeros(8), jnp.zeros(8), shifted)
     weight = jnp.array([0.5, -1.0, 0.2, 0.0, 0.3])
     for method in (Hidden(), HiddenMetaRm()):
         head = heads.split(method.head(4), 5)
         params = method.start(head, head.init(jax.random.key(0)), weight, batch, jax.random.key(1))
-        np.testing.assert_allclose(head.apply(params["head"], x[0]), x[0] @ weight, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(head.apply(params["head"], answers), answers @ weight, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(method.effective(params["head"]), weight, rtol=1e-5, atol=1e-6)
         params["head"]["weight"] = params["head"]["weight"] + 0.1  # or units of weight 0 would pass nothing back
-        gradient = lambda b, p=params, m=method, h=head: m.gradient(h, p, b, lambda _: 0.0, 0.3, jax.random.key(4))
+        one = lambda b, p=params, m=method, h=head: m.gradient(h, p, b, lambda _: 0.0, 0.3, jax.random.key(4))
+        gradient = jax.jit(one)
         found = gradient(batch)["head"]
         assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 1e-6 for leaf in found.values())
-        held = batch.chosen.at[-2:].add(3.0), batch.rejected.at[-2:].add(-2.0)  # of weight 0
-        moved = gradient(Batch(*held, batch.weight, batch.margin, batch.smooth, batch.shifted))["head"]
+        other = answers.at[:, -2:].add(jnp.array([3.0, -2.0])[:, None, None])  # of weight 0
+        moved = gradient(dataclasses.replace(batch, answers=other))["head"]
         for name, leaf in found.items():
             np.testing.assert_allclose(leaf, moved[name], rtol=1e-5, atol=1e-6)
 

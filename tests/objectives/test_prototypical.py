@@ -80,11 +80,13 @@ def add_oracle(h, labels, prototypes, classes, valid, sigma, alpha):
     return prototypes, classes, valid
 
 
-def test_addition_is_the_loop():
-    few = np.array([True, False, False, True, False, False])
-    got = proto.add(4 * H, LABELS, P, CLASSES, few, sigma=1.0)
-    want = add_oracle(4 * H, LABELS, P, CLASSES, few, 1.0, 0.1)
-    assert few.sum() < want[2].sum()
+@pytest.mark.parametrize("left_out", [[], [0, 3, 6], range(7)])
+def test_addition_is_the_loop(left_out):
+    few, there = np.array([True, False, False, True, False, False]), np.ones(7, bool)
+    there[list(left_out)] = False
+    got = proto.add(4 * H, LABELS, P, CLASSES, few, sigma=1.0, mask=there)
+    want = add_oracle(4 * H[there], LABELS[there], P, CLASSES, few, 1.0, 0.1)
+    assert few.sum() < want[2].sum() or not there.any()
     np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
     np.testing.assert_array_equal(got[1], want[1])
     np.testing.assert_array_equal(got[2], want[2])

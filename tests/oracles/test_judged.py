@@ -15,7 +15,7 @@ from rmjax.oracles.budget import Budget
 from rmjax.oracles.column import hide
 from rmjax.oracles.journal import turned
 from rmjax.oracles.judged import JudgeOracle
-from rmjax.records import Judgment
+from rmjax.records import Judgment, Preference
 from rmjax.sampling.policy import Sampling
 from rmjax.worlds import base_model
 from rmjax.worlds.judge_world import JudgeWorld
@@ -26,6 +26,9 @@ class Scripted:
 
     def __init__(self, script):
         self.script, self.asked = script, []
+
+    def fits(self, item):
+        return True
 
     def judgments(self, items, *, samples, orders, path):
         self.asked.append((samples, orders, path))
@@ -85,3 +88,23 @@ def test_a_real_judge_behind_a_purse(tmp_path):
     other = [dataclasses.replace(p, first=p.second, second=p.first) for p in pairs[3:]]
     for vote, back in zip(votes[3:], JudgeOracle(judge).label(other), strict=True):
         assert back.choice == turned(vote.choice) and back.prob_first == pytest.approx(1 - vote.prob_first, abs=1e-5)
+
+
+def test_a_pair_that_is_too_long_for_the_judge_is_not_asked(pairs, capsys):
+    """Nothing in sampling stops at a model's positions: beyond them it would judge what it cannot read."""
+    model = Model.of(dataclasses.replace(base_model.DECODER, layers=1, embed=32, head_dim=8, mlp=32))
+    params, chat = model.init(jax.random.key(0)), Chat(base_model.tokenizer())
+    judge = Judge(model, params, chat, JudgeWorld().prompt(), Sampling(temperature=0.0, max_new_tokens=24), seed=0)
+    short, *_ = hide(JudgeWorld().preferences(1), seed=0)
+    item = lambda words: Preference(prompt=short.prompt, chosen=short.first, rejected="more " * words, id="x")
+    most = next(n for n in range(999) if not judge.fits(item(n + 1)))
+    room = model.config.max_positions - judge.longest
+    assert len(judge.prompt_ids(item(most), "A")) <= room < len(judge.prompt_ids(item(most + 1), "A"))
+
+    long = dataclasses.replace(short, second="more " * (most + 1), id="pair-0")
+    scripted = Scripted({(short.id, "A"): [("A", 0.9)], (short.id, "B"): [("B", 0.3)]})
+    scripted.fits = judge.fits
+    votes = JudgeOracle(scripted).label([long, short])
+    assert [(v.item, v.choice) for v in votes] == [("pair-0", "unknown"), (short.id, "first")]
+    assert "1 of 2 pairs are too long" in capsys.readouterr().out
+    assert [v.choice for v in JudgeOracle(scripted).label([long])] == ["unknown"] and len(scripted.asked) == 1

@@ -1,7 +1,10 @@
 """Agreement by aspect and direction against plain loops, and what is done with doubted labels."""
 
+import importlib.util
 import math
 import random
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,11 @@ from rmjax.refine.audit import Trust, audit
 from rmjax.refine.conditional import pair
 from rmjax.refine.strength import annotate
 from rmjax.refine.writers import Item
+from rmjax.worlds.writer_world import WriterWorld
+
+SPEC = importlib.util.spec_from_file_location("audit_benchmark", Path(__file__).parents[2] / "benchmarks" / "audit.py")
+benchmark = sys.modules[SPEC.name] = importlib.util.module_from_spec(SPEC)  # dataclasses look there
+SPEC.loader.exec_module(benchmark)
 
 ASPECTS = ("honesty", "care", "wit")
 
@@ -118,3 +126,30 @@ def test_options_that_would_be_ignored(fields, said):
     with pytest.raises(UserError) as error:
         Trust(**fields)
     assert str(error.value).startswith(said)
+
+
+def test_the_audit_beside_the_truth():
+    """Two right labels, two wrong ones, one of equal gold; the judge contradicts one right and one wrong one."""
+    item = Item(id="q", prompt=(Message("user", "about tree 4 + 3 short no gold"),))
+    good, bad = "tree 7 red done", "bread 9 red done"
+    rows = [  # direction, chosen, rejected, the judge's probability of the label
+        ("better", good, bad, 1.0),
+        ("better", bad, good, 0.0),
+        ("better", good, good.replace("red", "lime"), 0.5),
+        ("worse", good, bad, 0.0),
+        ("worse", bad, good, 1.0),
+    ]
+    pairs = [pair(item, a, b, method="m", key=str(i), direction=d) for i, (d, a, b, _) in enumerate(rows)]
+    votes = {1.0: (2, 0), 0.5: (1, 1), 0.0: (0, 2)}
+    said = [
+        ItemVerdict(
+            item=p.id, chosen=votes[b][0], rejected=votes[b][1], ties=0, unparsed=0, prob_chosen=b, consistent=None
+        )
+        for p, (*_, b) in zip(pairs, rows, strict=True)
+    ]
+    found = benchmark.figures(WriterWorld(), pairs, said)
+    names = ("agrees", "with_right", "with_wrong", "noise", "noise_kept", "less", "kept")
+    assert tuple(found["all"]) == names
+    assert tuple(found["all"].values()) == (0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 0.6)
+    assert tuple(found["better"].values()) == pytest.approx((0.5, 1.0, 0.0, 0.5, 0.0, 0.5, 2 / 3))
+    assert tuple(found["worse"].values()) == (0.5, 0.0, 1.0, 0.5, 1.0, -0.5, 0.5)

@@ -163,7 +163,7 @@ def test_the_table_counts_every_drop():
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(table)
     text = console.export_text()
-    assert text.splitlines()[-1].split() == ["begun", "2", "13", "1", "16", "100.0%"]
+    assert text.splitlines()[-1].split() == ["begun", "2", "14", "1", "17", "100.0%"]
     assert all(reason in text for reason in REASONS)
 
 

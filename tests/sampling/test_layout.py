@@ -1,6 +1,7 @@
 """Shapes: few, large enough, within memory."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,6 +50,10 @@ def test_memory_bounds_the_slots(monkeypatch):
     monkeypatch.setattr(layout, "_memory", lambda: 30 * 2**20)
     tight = layouts([Need(500, 8)] * 100, SMALL, 500)[0][0]
     assert tight.rows * tight.slots < free.rows * free.slots
+    for mib, slots in ((20, 8), (8, 4), (4, 2), (2.1, 1)):  # 1 MiB a prompt, and a little more than 1 a sample
+        monkeypatch.setattr(layout, "_memory", lambda mib=mib: mib * 2**20)
+        shape = layouts([Need(500, 8)] * 100, SMALL, 500)[0][0]
+        assert shape.slots == slots and shape.rows * (1 + slots * 1.001) <= mib
     monkeypatch.setattr(layout, "_memory", lambda: 2**20)
     with pytest.raises(UserError, match=r"500 \+ 500 tokens needs"):
         layouts([Need(500, 8)] * 100, SMALL, 500)
@@ -63,3 +68,16 @@ def test_larger_models_run_fewer_slots():
     large = dataclasses.replace(SMALL, layers=16, embed=2048, mlp=8192, vocab=32000, head_dim=64, heads=32, kv_heads=8)
     slots = lambda c: (s := layouts([Need(28, 8)] * 500, c, 80)[0][0]).rows * s.slots
     assert slots(large) < slots(SMALL)
+
+
+def test_an_accelerator_runs_as_many_slots_as_its_memory_holds(monkeypatch):
+    """A step of a large model reads its weights, for few samples as for many."""
+    large = dataclasses.replace(SMALL, layers=32, embed=4096, mlp=14336, vocab=128256, head_dim=128, dtype="bfloat16")
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 3 * 2**30, "bytes_in_use": 2**30})
+    monkeypatch.setattr(layout.jax, "local_devices", lambda: [device])
+    slots = lambda: (s := layouts([Need(28, 8)] * 500, large, 80)[0][0]).rows * s.slots
+    assert slots() == 32
+    monkeypatch.setattr(layout.jax, "default_backend", lambda: "gpu")
+    assert slots() == 128  # 7.1 MiB each, and 4 MiB of a prompt
+    monkeypatch.setattr(layout, "current_mesh", lambda: SimpleNamespace(size=2))
+    assert slots() == 256

@@ -10,6 +10,7 @@ from rmjax.sampling.policy import Sampling
     "field, value",
     [
         ("temperature", -0.1),
+        ("temperature", 1e-40),
         ("temperature", float("nan")),
         ("temperature", float("inf")),
         ("top_k", -1),

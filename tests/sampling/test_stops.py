@@ -1,5 +1,7 @@
 """Stop strings cut tokens, log-probabilities and text, wherever rounds end."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,12 @@ def test_recent_looks_at_the_end_only(chat):
     assert stops.recent([A] * 100 + [B, C], 1)
     assert not stops.recent([B, C] + [A] * 100, 1)
     assert not Stops(chat, ())
+
+
+def test_the_last_tokens_may_read_otherwise_alone(chat):
+    """A sample must not end where its whole text holds no stop string."""
+    mark = dataclasses.make_dataclass("Mark", ["text"])(lambda ids: "#" * (ids[0] == B) + chat.text(ids))
+    assert not Stops(mark, ("#",)).recent([A] * 100 + [B] * 100, 16)
 
 
 @pytest.mark.parametrize("look", [1, 5, 16])

@@ -12,6 +12,7 @@ from small_training import groups
 from rmjax.data import packing
 from rmjax.data.pipeline import batches
 from rmjax.errors import UserError
+from rmjax.training import checkpoint
 from rmjax.training.checkpoint import Checkpoints
 from rmjax.training.identity import checksum, describe, fingerprint
 from rmjax.training.loop import Train
@@ -25,7 +26,7 @@ def state(seed: int = 0) -> TrainState:
     return TrainState(jnp.int32(seed), {"w": jnp.asarray(values)}, {"m": jnp.asarray(values.astype(jnp.bfloat16))})
 
 
-def abstract() -> TrainState:
+def abstract(step: int = 0) -> TrainState:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state())
 
 
@@ -33,8 +34,8 @@ def position():
     return batches(groups(), packing.fit(groups()), batch=4, seed=0, steps=20)
 
 
-def saved(folder, *seeds: int) -> Checkpoints:
-    with Checkpoints(folder, {"a": "1"}, keep=2) as checkpoints:
+def saved(folder, *seeds: int, keep: int = 2) -> Checkpoints:
+    with Checkpoints(folder, {"a": "1"}, keep=keep) as checkpoints:
         data = position()
         for seed in seeds:
             next(data)
@@ -46,13 +47,13 @@ def test_round_trip(tmp_path):
     checkpoints = saved(tmp_path, 1, 2, 3)
     assert checkpoints.steps() == [2, 3]
     data = position()
-    found = checkpoints.restore(abstract(), data)
+    found = checkpoints.restore(abstract, data)
     assert found.step == 3
     assert dict(found.sums) == {"loss": [0.1, 3.0]}
     jax.tree.map(np.testing.assert_array_equal, found.state, state(3))
     want = list(position())[3]
     np.testing.assert_array_equal(next(data).tokens, want.tokens)
-    assert Checkpoints(tmp_path / "none", {"a": "1"}, keep=2).restore(abstract(), data) is None
+    assert Checkpoints(tmp_path / "none", {"a": "1"}, keep=2).restore(abstract, data) is None
 
 
 @pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
@@ -62,12 +63,30 @@ def test_a_flipped_byte_is_noticed(tmp_path, capsys, at):
     content = bytearray(file.read_bytes())
     content[int(at * len(content))] ^= 0x10
     file.write_bytes(content)
-    found = checkpoints.restore(abstract(), position())
+    found = checkpoints.restore(abstract, position())
     assert found.step == 1
     jax.tree.map(np.testing.assert_array_equal, found.state, state(1))
     error = capsys.readouterr().err
     assert f"DAMAGED checkpoint {tmp_path / '2'}: " in error
     assert error.count("\n") == 1
+
+
+def test_what_another_process_cannot_read_none_uses(tmp_path, monkeypatch, capsys):
+    """All say after each part whether they could read it, before any goes on to what needs the others."""
+    checkpoints, usual, loaded = saved(tmp_path, 1, 2, 3, keep=3), ocp.load_checkpointables, []
+    elsewhere = iter([False, True, True, False, False])  # 3: its arrays cannot be read; 2: what is kept beside them
+
+    def load(path, *args):
+        loaded.append(path.name)
+        return usual(path, *args)
+
+    monkeypatch.setattr(ocp, "load_checkpointables", load)
+    monkeypatch.setattr(checkpoint, "_any", lambda one: one or next(elsewhere))
+    assert checkpoints.restore(abstract, position()).step == 1
+    assert loaded == ["3", "1"] and not list(elsewhere)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[2].partition(";")[0] for line in said] == ["another process cannot read it"] * 2
+    assert {p.name for p in tmp_path.iterdir()} == {"1", "2.damaged", "3.damaged"}
 
 
 def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
@@ -78,7 +97,7 @@ def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(jax.errors.JaxRuntimeError):
         patch.setattr(ocp, "load_checkpointables", full)
-        checkpoints.restore(abstract(), position())
+        checkpoints.restore(abstract, position())
     assert checkpoints.steps() == [1]
 
 
@@ -88,7 +107,7 @@ def test_donated_after_saving_is_saved_as_it_was(tmp_path):
         checkpoints.save(5, old, position(), {})
         new = jax.jit(lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0)(old)
     assert float(jnp.sum(new.params["w"])) == 0
-    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(abstract(), position()).state, state(5))
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(abstract, position()).state, state(5))
 
 
 def test_unwritable_folder_is_named(tmp_path):

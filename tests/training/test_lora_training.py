@@ -44,7 +44,7 @@ def start(weights: str = "float32", base: Model = BASE):
     model, params = kept.with_adapters(kept.init(jax.random.key(0)), Lora(rank=2), jax.random.key(1))
     noise = np.random.default_rng(0)
     trained, rest = model.split(params)
-    moved = jax.tree.map(lambda x: x + 0.05 * noise.standard_normal(x.shape).astype(np.float32), trained)
+    moved = jax.tree.map(lambda x: np.asarray(x) + 0.05 * noise.standard_normal(x.shape).astype(np.float32), trained)
     return model, join(moved, rest)
 
 
@@ -65,7 +65,7 @@ def test_adapters_and_the_head_move_and_the_base_keeps_every_bit():
     grads, _ = program(trained)
     direction = jax.tree.map(lambda x: np.random.default_rng(x.size).standard_normal(x.shape).astype(np.float32), grads)
     loss = lambda t: float(program(jax.tree.map(lambda p, d: p + t * d, trained, direction))[1].loss.value())
-    along = sum(float((g * d).sum()) for g, d in zip(*map(jax.tree.leaves, (grads, direction)), strict=True))
+    along = sum(float(np.vdot(g, d)) for g, d in zip(*map(jax.tree.leaves, (grads, direction)), strict=True))
     assert along == pytest.approx((loss(1e-3) - loss(-1e-3)) / 2e-3, rel=0.01)
     assert jax.tree.structure(grads) == jax.tree.structure(trained)
     assert all(np.any(g) for g in named(grads).values())

@@ -38,7 +38,7 @@ from rmjax.training.optimizer import Optimizer, transform
 from rmjax.training.state import new_state, state_shardings
 from rmjax.training.step import train_step
 
-config = DecoderConfig(vocab=64, layers=1, embed=16, heads=4, kv_heads=2, head_dim=4, mlp=24)
+config = DecoderConfig(vocab=66, layers=1, embed=16, heads=4, kv_heads=2, head_dim=4, mlp=24)
 plain = Model.of(config)
 data = groups(24, pairs=True)
 shape = packing.fit(data, length=40)
@@ -115,10 +115,11 @@ BERT_LARGE = EncoderConfig(vocab=30528, layers=24, embed=1024, heads=16, mlp=409
         Model.of(LLAMA_8B),
         Model.of(LLAMA_8B, Ensemble(members=4, of=Mlp(hidden=256))),
         Model.of(LLAMA_8B).with_config(lora=Lora(rank=64)),
+        Model.of(LLAMA_8B).with_config(frozen=20),
         Model.of(GEMMA_9B, Linear()),
         Model.of(BERT_LARGE, Linear(bias=True), ("pooler",)),
     ],
-    ids=["8B", "8B, ensemble", "8B, LoRA", "gemma 9B", "BERT large"],
+    ids=["8B", "8B, ensemble", "8B, LoRA", "8B, frozen", "gemma 9B", "BERT large"],
 )
 def test_no_large_leaf_is_whole_on_a_device(model):
     """Every leaf of the state above a megabyte, Adam's moments too, is cut by fsdp, and a matrix by tensor as well."""

@@ -114,7 +114,7 @@ def _findings(
         Finding(
             kind=f"overlap-{what}",
             severity="note" if not held else "error" if what == "prompt" else "warning",
-            title=f"{name}: {what} found among the pairs",
+            title=f"{what} of {name} found among the pairs",
             count=len(touched),
             of=len(items.records),
             unit="evaluation items",

@@ -41,8 +41,7 @@ Params = Any
 class Batch:
     """Labelled pairs and as many unlabelled ones."""
 
-    chosen: Array  # [b, d]
-    rejected: Array  # [b, d]
+    answers: Array  # [2, b, d] chosen, then rejected ones
     weight: Array  # [b]; 0: not there, or held out
     margin: Array  # [b]
     smooth: Array  # [b]
@@ -93,10 +92,15 @@ class Schedule:
             raise UserError(f"schedule.penalties={self.penalties}: give at least one number, all above 0")
 
 
-def pair_loss(head: heads.Head, params: Params, chosen: Array, rejected: Array, batch: Batch) -> Float[Array, ""]:
-    """Weighted Bradley-Terry with the batch's columns."""
-    delta = head.apply(params["head"], chosen) - head.apply(params["head"], rejected) - batch.margin
-    return jnp.sum(batch.weight * sigmoid_loss(delta, batch.smooth)) / jnp.maximum(jnp.sum(batch.weight), 1e-9)
+def pair_loss(head: heads.Head, params: Params, answers: Float[Array, "*v 2 b d"], batch: Batch) -> Float[Array, ""]:
+    """Weighted Bradley-Terry with the batch's columns; the mean over views, if there are any.
+
+    Args:
+        answers: chosen, then rejected ones; one array, so that the head's product with features is one.
+    """
+    chosen, rejected = jnp.moveaxis(head.apply(params["head"], answers), -2, 0)
+    losses = jnp.sum(batch.weight * sigmoid_loss(chosen - rejected - batch.margin, batch.smooth), axis=-1)
+    return jnp.mean(losses) / jnp.maximum(jnp.sum(batch.weight), 1e-9)
 
 
 def fit(
@@ -160,7 +164,7 @@ def _program(method: Auxiliary, schedule: Schedule, folds: int, width: int):
                 pick = jnp.argsort(jnp.where(others, jax.random.uniform(key, others.shape), jnp.inf))
                 pick = pick[jnp.arange(schedule.batch) % jnp.maximum(jnp.sum(others), 1)]
                 weight, margin, smooth = (c[place] for c in columns)
-                return Batch(pool[place, 0], pool[place, 1], jnp.where(there, weight, 0.0), margin, smooth, pool[pick])
+                return Batch(jnp.swapaxes(pool[place], 0, 1), jnp.where(there, weight, 0.0), margin, smooth, pool[pick])
 
             # Fit k leaves fold k out; the last one leaves out none.
             leave = jnp.concatenate([jnp.arange(folds), jnp.array([-1])])

@@ -30,6 +30,8 @@ def calibrated_loss(
     Args:
         weight, smooth: of the pairs, as in training: a smoothing of 1 is a label that is turned around.
     """
+    last = 1 + np.flatnonzero(there.any(0))[-1]  # what only pads costs as much as what counts
+    held, there, weight, smooth = (a[..., :last] for a in (held, there, weight, smooth))
     held = np.where(there[:, None], held, 0.0)
     share = np.where(there, weight, 0.0).astype(held.dtype)[:, None]
     total = np.maximum(share.sum(-1, dtype=np.float64), 1e-9)

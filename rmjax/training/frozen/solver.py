@@ -1,4 +1,4 @@
-"""The Bradley-Terry loss of many linear heads on one set of pairs, minimised exactly, all heads at once.
+"""The Bradley-Terry loss of many linear heads on one set of pairs, minimised, all heads at once.
 
     F(w)  =  sum_i s_i [(1 - a_i) softplus(-(w.x_i - m_i)) + a_i softplus(w.x_i - m_i)] / sum_i s_i  +  (l2 / 2) |w|^2
 
@@ -7,7 +7,9 @@ seeds, which is most of what makes baselines bad, is not needed: the penalty is 
 
 Accelerated gradient descent (Beck and Teboulle 2009) with restarts (O'Donoghue and Candes 2015), on coordinates scaled
 by the diagonal of the curvature's bound X' S X / 4 + l2 (Boehning 1992: the logistic's second derivative is at most
-1/4). In the principal axes of `basis` that is nearly all of the curvature, so 40 steps are enough.
+1/4). In the principal axes of `basis` that is nearly all of the curvature, so 40 steps are enough: on real features
+weights are within 0.5 % of the minimum's for penalties of 1e-3 and more, whatever the number of pairs. The least
+penalties on the fewest pairs stop short of it (1e-4 on 50 pairs: weights by 20 %, scores correlate by 0.98).
 
 Dimensions: n pairs, d coordinates, c heads.
 """
