@@ -15,7 +15,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -82,7 +82,8 @@ class StudyRmboost:
     n: int = 4  # answers that West-of-N chooses from
     reward: Train  # of reward models; rate and updates are searched
     grid: tyro.conf.Fixed[tuple[Point, ...]] = ((3e-4, 200), (3e-4, 600), (1e-3, 200))
-    weights: tuple[float, ...] = (0.1, 0.3, 1.0)  # of a synthetic pair; rate and updates are those of real labels alone
+    weights: tuple[float, ...] = (0.1, 0.3, 1.0)  # of a synthetic pair beside a real one; as many as points
+    mixed_at: Literal["synthetic", "real"] = "synthetic"  # whose rate and updates the mixture has: of which part alone
     labels: tuple[int, ...] = (50, 100, 200, 500, 1000)  # real ones
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)  # `aspects` was chosen with seed 0
     search_seeds: tuple[int, ...] = (100, 101)
@@ -149,7 +150,7 @@ class Run:
             for seed, point in itertools.product(study.search_seeds, study.grid):
                 self.search(REAL, labels, seed, point, 0.0)
             for seed, weight in itertools.product(study.search_seeds, study.weights):
-                self.search(MIXED, labels, seed, self.best(REAL, labels)[:2], weight)  # all else as without them
+                self.search(MIXED, labels, seed, self.mixed_at(labels), weight)
             for seed, method in itertools.product(study.seeds, (REAL, MIXED)):
                 self.fill(self.main, seed, method, labels)
         for setting in study.settings[1:]:
@@ -184,6 +185,11 @@ class Run:
         """(learning rate, updates, weight of synthetic pairs) that the search found, in the first setting."""
         rows = [r for r in self.searched.rows if (r["method"], r["labels"]) == (method, labels)]
         return best_of(rows, lambda r: (r["rate"], r["steps"], r["weight"]))
+
+    def mixed_at(self, labels: int) -> Point:
+        """Rate and updates of real labels with synthetic pairs."""
+        method, n = ("rmboost", 0) if self.study.mixed_at == "synthetic" else (REAL, labels)
+        return self.best(method, n)[:2]
 
     def cell(
         self,

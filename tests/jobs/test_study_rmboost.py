@@ -9,7 +9,7 @@ import pytest
 
 from rmjax import config, jsonl
 from rmjax.errors import UserError
-from rmjax.jobs.study_rmboost import MIXED, REAL, Setting, StudyRmboost
+from rmjax.jobs.study_rmboost import MIXED, REAL, Run, Setting, StudyRmboost
 from rmjax.jobs.synthetic_bench import METHODS, Bench, best_of, noise
 from rmjax.oracles.gold import GoldOracle
 from rmjax.records import Message, Preference
@@ -108,6 +108,17 @@ def test_every_cell_is_a_row(study):
         r for r in lines(study, "made.jsonl") if (r["setting"], r["seed"], r["method"]) == ("main", 0, "rmboost")
     )
     assert mixed["trained_on"] == 3 + made["pairs"] and mixed["weight"] == 0.5
+
+
+@pytest.mark.parametrize(("whose", "method", "labels"), [("synthetic", "rmboost", 0), ("real", REAL, 3)])
+def test_the_mixture_has_rate_and_updates_of_one_of_its_parts(study, tmp_path, whose, method, labels):
+    run = Run(dataclasses.replace(study, workdir=str(tmp_path), mixed_at=whose), "again")
+    rows = [("rmboost", 0, 1, 0.9), ("rmboost", 0, 2, 0.1), (REAL, 3, 1, 0.1), (REAL, 3, 2, 0.9)]
+    run.searched.rows.extend(
+        {"method": m, "labels": n, "seed": 7, "rate": 1e-3, "steps": s, "weight": 0.0, "accuracy": a}
+        for m, n, s, a in rows
+    )
+    assert run.mixed_at(3) == (1e-3, next(s for m, n, s, a in rows if (m, n, a) == (method, labels, 0.9)))
 
 
 def test_the_budget_is_the_same_and_noise_is_what_the_script_makes_it(study):
