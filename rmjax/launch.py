@@ -23,15 +23,21 @@ DISTRIBUTED = "--distributed"
 
 
 def usage(console: Console) -> None:
-    """Prints every config with its one line."""
+    """Prints every config with its one line, studies of controlled worlds last."""
     console.print("usage: [bold]python -m rmjax.launch[/] [NAME | FILE.py] [--field value ...]")
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("name", style="bold")
-    table.add_column("what it does")
-    for name, line in config.names().items():
-        table.add_row(name, line + (" (the default)" if name == DEFAULT else ""))
-    console.print(table)
-    console.print("NAME --help lists every field, its default and its meaning.")
+    names = config.names()
+    worlds = {name: line for name, line in names.items() if config.in_world(name, line)}
+    jobs = {name: line for name, line in names.items() if name not in worlds}
+    width = max(map(len, names))
+    for title, group in (("jobs, by name (by purpose: docs/jobs.md)", jobs), ("studies in controlled worlds", worlds)):
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", min_width=width)
+        table.add_column()
+        for name, line in group.items():
+            table.add_row(name, line + (" (the default)" if name == DEFAULT else ""))
+        console.print(f"\n[bold]{title}[/]")
+        console.print(table)
+    console.print("\nNAME --help lists every field, its default and its meaning.")
     console.print(f"{DISTRIBUTED}: one of several processes that do the job together (docs/distributed.md).")
 
 

@@ -6,6 +6,7 @@ Which one for what:
     paired_bootstrap  two methods on the same items: how large is the difference?
     t_interval        a mean over runs (or over paired differences of runs)
     crossed_interval  the same over runs that cross label draws with training seeds
+    holm              p-values of several tests that are looked at together
 """
 
 from __future__ import annotations
@@ -110,6 +111,16 @@ def mcnemar(only_a: int, only_b: int) -> float:
     """
     disagreements = only_a + only_b
     return 1.0 if disagreements == 0 else float(stats.binomtest(only_a, disagreements, 0.5).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values that hold for all of them at once (Holm 1979), in their order: the k-th smallest of n times n - k + 1,
+    at most 1, and none below a smaller one's."""
+    adjusted, least = [1.0] * len(p_values), 0.0
+    for k, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, p_values[i] * (len(p_values) - k)))
+        adjusted[i] = least
+    return adjusted
 
 
 def paired_bootstrap(

@@ -18,6 +18,7 @@ def test_every_config_loads_and_has_a_line():
         job = config.load(name)
         assert dataclasses.is_dataclass(job) and hasattr(job, "run"), name
         assert len(line) > 10, name
+        assert config.in_world(name, line) == hasattr(job, "world"), name
         json.dumps(config.to_json(job))
 
 
@@ -93,7 +94,9 @@ def test_comments_of_fields_are_where_the_help_text_is_read_from():
 def test_help_lists_configs(capsys):
     assert launch.main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert "quickstart" in out and "judge" in out
+    last = out.index("studies in controlled worlds")
+    assert all(out.index(f"\n{name} ") < last for name in ("head", "train", "score", "inspect"))
+    assert all(out.index(f"\n{name} ") > last for name in ("quickstart", "shift", "noise_world", "study_noise"))
 
 
 def test_user_errors_are_one_line(tmp_path, capsys):

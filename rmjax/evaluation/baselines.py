@@ -6,7 +6,7 @@ They stand beside every accuracy. A reward model that does not beat them has lea
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.sparse
@@ -14,8 +14,10 @@ from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from rmjax.errors import UserError
-from rmjax.evaluation.pairwise import ItemScore, from_scores
+from rmjax.evaluation.pairwise import Comparison, ItemScore, compare, from_scores, points
+from rmjax.evaluation.tables import p_text
 from rmjax.records import Preference
+from rmjax.statistics import holm
 
 PENALTY = 10.0  # L2, of the bag of words
 LONGER, SHORTER, WORDS = "longer answer wins", "shorter answer wins", "bag of words, prompt-blind"
@@ -117,3 +119,31 @@ def trivial(items: Sequence[Preference], train: Sequence[Preference] = ()) -> di
     if train:
         scores[WORDS] = BagOfWords.fit(train)(items)
     return scores
+
+
+def against(
+    scores: Sequence[ItemScore], baselines: Mapping[str, Sequence[ItemScore]], *, name: str, seed: int
+) -> list[Comparison]:
+    """A method minus each baseline on the same items; p is McNemar's, raised by Holm's correction for all of them.
+
+    Args:
+        scores: the method's.
+        baselines: as `trivial` gives them.
+        name: the method's.
+        seed: of the bootstrap.
+    """
+    found = [compare(scores, theirs, names=(name, baseline), seed=seed) for baseline, theirs in baselines.items()]
+    over = f"p by Holm for {len(found)} baselines"
+    return [
+        dataclasses.replace(c, p=p, over=f"{c.over}, {over}")
+        for c, p in zip(found, holm([c.p for c in found]), strict=True)
+    ]
+
+
+def verdict(found: Sequence[Comparison]) -> str:
+    """In one sentence, whether the method differs from the most accurate baseline; `found` is what `against` gave."""
+    best = min(found, key=lambda c: c.difference.value)
+    where = "not distinguishable from"
+    if best.distinguishable:
+        where = "ahead of" if best.difference.value > 0 else "behind"
+    return f"{best.a}: {where} {best.b}: {points(best.difference)}, p {p_text(best.p)}"

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
+from rmjax import statistics
 from rmjax.evaluation import report
 from rmjax.evaluation.figures import MUTED, RIGHT, draw
 from rmjax.evaluation.pairwise import Accuracy, Comparison
@@ -119,14 +120,9 @@ def band(ax: Axes, dots: Sequence[Dot], colour: str) -> None:
 
 
 def holm(found: Mapping[Point, Comparison]) -> dict[Point, Comparison]:
-    """The comparisons with p-values that hold for all of them at once (Holm 1979): the k-th smallest of n times n - k
-    + 1, at most 1, and none below a smaller one's."""
-    raw = {point: p_value(c.difference) for point, c in found.items()}
-    adjusted, least = {}, 0.0
-    for k, point in enumerate(sorted(raw, key=raw.__getitem__)):
-        least = max(least, min(1.0, raw[point] * (len(raw) - k)))
-        adjusted[point] = least
-    return {point: dataclasses.replace(c, p=adjusted[point]) for point, c in found.items()}
+    """The comparisons of runs, with Student's p-values that hold for all of them at once."""
+    adjusted = statistics.holm([p_value(c.difference) for c in found.values()])
+    return {point: dataclasses.replace(c, p=p) for (point, c), p in zip(found.items(), adjusted, strict=True)}
 
 
 def p_value(d: Interval) -> float:

@@ -18,9 +18,10 @@ from rmjax.statistics import Interval
 FAR = 10**9  # labels that nobody buys: written as "never"
 
 BENT = 0.01  # p of `learning_curve.misfit`: below, the points do not follow the law
+ALIKE = 1e-4  # accuracy a doubling: a slope known to less is what rounding leaves of draws that do not differ
 OFF = 0.005  # accuracy: a law that is nowhere further off is near enough (its exponent is one of a grid)
 
-Finding = Literal["reached", "told", "flat", "misfit", "above", "wide"]
+Finding = Literal["reached", "told", "flat", "misfit", "above", "wide", "alike"]
 Advice = Literal["stop", "go on", "cannot be told"]
 
 
@@ -87,6 +88,18 @@ class Plan:
         """Whether the points rise by more than their draws' noise."""
         return self.slope[1] > 0
 
+    @property
+    def alike(self) -> str:
+        """That the runs do not show the noise of a curve's form, as where all of them move by the same amount between
+        numbers of labels: intervals would have no width. Empty where they do."""
+        slope, low, high = self.slope
+        if high - low > 2 * ALIKE:
+            return ""
+        return (
+            f"all {int(self.points.counts.max())} runs move by the same {100 * slope:+.1f} points a doubling, so how "
+            "far others would differ is not known: more draws, or more held-out pairs"
+        )
+
     @functools.cached_property
     def misfit(self) -> float:
         """The probability of points that lie so far from the law, if it were true."""
@@ -133,9 +146,11 @@ class Plan:
         )
         wish, p = f"{100 * accuracy:.1f} %", self.points
         for n, mean, half in zip(p.labels, p.means, p.halves, strict=True):
-            if mean - half >= accuracy:
+            if mean - half >= accuracy and (np.ptp(p.deviations) > ALIKE or not self.alike):
                 n = int(n)
                 return answer("reached", f"{wish} is reached: {100 * mean:.1f} % with {n:,} labels", n, n, n)
+        if self.alike:
+            return answer("alike", f"{wish}: cannot be told yet. {self.alike[:1].upper()}{self.alike[1:]}")
         if not self.rising:
             slope, low, high = (100 * v for v in self.slope)
             return answer(
@@ -171,31 +186,35 @@ class Plan:
         gains = lambda curves: (lambda x: x[:, 1] - x[:, 0])(curves.at(n))
         gain = self._interval(float(gains(self.curve)[0]), gains(self.curves))
         advice: Advice = "cannot be told"
-        bent = self.bent if self.rising else ""
-        if gain.high < threshold and not bent:
+        doubt = self.alike or (self.bent if self.rising else "")
+        if gain.high < threshold and not doubt:
             advice = "stop"
-        elif gain.low >= threshold and self.rising and not bent:
+        elif gain.low >= threshold and self.rising and not doubt:
             advice = "go on"
         why = {
             "stop": f"less than what is asked ({100 * threshold:g})",
             "go on": f"at least what is asked ({100 * threshold:g})",
-            "cannot be told": bent or f"which may be less or more than what is asked ({100 * threshold:g})",
+            "cannot be told": doubt or f"which may be less or more than what is asked ({100 * threshold:g})",
         }
         money = None if prices is None or prices.label is None else prices.label * self.last
         price = "" if money is None else f", for {money:,.2f} {prices.currency}".rstrip()
-        words = (
-            f"{self.last:,} labels more{price} gain {100 * gain.value:.1f} points ({100 * gain.low:.1f} to "
-            f"{100 * gain.high:.1f}), {why[advice]}: {advice}"
-        )
+        gained = f"{100 * gain.value:.1f} points ({100 * gain.low:.1f} to {100 * gain.high:.1f})"
+        if self.alike:
+            gained = f"{100 * gain.value:.1f} points (no interval)"
+        elif gain.high - gain.low < 5e-4 and self.slope[0] <= 0:  # at the law's bound: shown without width
+            slope, low, high = (100 * v for v in self.slope)
+            gained = f"nothing, by a law that cannot fall ({slope:+.1f} points a doubling, {low:+.1f} to {high:+.1f})"
+        words = f"{self.last:,} labels more{price} gain {gained}, {why[advice]}: {advice}"
         return Step(labels=self.last, gain=gain, advice=advice, words=words, money=money)
 
     def budget(self, money: float, price: float, currency: str = "") -> Budget:
         """What the money buys at a price per label."""
         labels = int(money / price + 1e-9)  # 0.3 buys three at 0.1, which division makes 2.9999...
         found = self.at(self.last + labels)
+        known = "no interval" if self.alike else f"{100 * found.low:.1f} to {100 * found.high:.1f}"
         words = (
             f"{money:,.2f} {currency}".rstrip() + f" buys {labels:,} labels: {self.last + labels:,} in all, "
-            f"{100 * found.value:.1f} % expected ({100 * found.low:.1f} to {100 * found.high:.1f})"
+            f"{100 * found.value:.1f} % expected ({known})"
         )
         return Budget(money=money, labels=labels, accuracy=found, words=words)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rmjax import jsonl
 from rmjax.evaluation import report
-from rmjax.evaluation.baselines import trivial
+from rmjax.evaluation.baselines import against, trivial, verdict
 from rmjax.evaluation.pairwise import ItemScore, accuracy, accuracy_by, compare
 from rmjax.evaluation.provenance import Provenance
 from rmjax.evaluation.sections import Cost, ReportData
@@ -50,7 +50,9 @@ def conclude(
     ]
     (first, before), (last, after) = scores.items()
     found = [compare(after, before, names=(last, first), seed=seed)]
-    baselines = {name: accuracy(s) for name, s in trivial(held, train).items()}
+    simple = trivial(held, train)
+    baselines = {name: accuracy(s) for name, s in simple.items()}
+    beside = against(after, simple, name=last, seed=seed)
     rounds = range(1, method.rounds + 1)
     folders = {f"M-DPO, round {n}": work / f"mdpo-{n}" for n in rounds}
     grades = {f"round {n}": parts.grades(work / f"refine-{n}", method.refinement) for n in rounds}
@@ -59,6 +61,7 @@ def conclude(
     calibration = {name: c for name, s in scores.items() if (c := parts.calibrated(s)) is not None}
     facts = {
         "baselines": {name: dataclasses.asdict(a) for name, a in baselines.items()},
+        "against_baselines": [dataclasses.asdict(c) for c in beside],
         "comparisons": [dataclasses.asdict(c) for c in found],
         "testbed": "real data",
     }
@@ -69,7 +72,7 @@ def conclude(
         lead=f"{len(train):,} labelled pairs trained on, {len(held):,} pairs held out.",
         rows=rows,
         baselines=baselines,
-        comparisons=found,
+        comparisons=[*found, *beside],
         subsets={name: accuracy_by(s, "subset") for name, s in scores.items()},
         curves=parts.curves({"SFT": work / "sft", **folders}),
         grades=grades,
@@ -80,6 +83,7 @@ def conclude(
     )
     report.write(work / "report.html", data)
     console.print(accuracy_table(rows, baselines, title=f"{len(held):,} held-out pairs"))
+    console.print(verdict(beside), soft_wrap=True)
     console.print(comparison_table(found))
     console.print(
         f"report: [bold]{work / 'report.html'}[/]   model: {work / 'export'}   numbers: {work / 'summary.json'}"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rmjax import jsonl
 from rmjax.evaluation import report
-from rmjax.evaluation.baselines import trivial
+from rmjax.evaluation.baselines import against, trivial, verdict
 from rmjax.evaluation.calibration import calibration
 from rmjax.evaluation.length import length_figures
 from rmjax.evaluation.pairwise import ItemScore, accuracy, accuracy_by, compare
@@ -58,13 +58,16 @@ def conclude(
         rows.append(Row.of(accuracy(linear), method=LINEAR, labels=len(train.items), seed=seed, seconds=0.0))
         comparisons.append(compare(linear, scores, names=(LINEAR, title), seed=seed))
         gap = head_file.read(export).nearest
-    baselines = {name: accuracy(s) for name, s in trivial(held.items, train.items).items()}
+    simple = trivial(held.items, train.items)
+    baselines = {name: accuracy(s) for name, s in simple.items()}
+    beside = against(scores, simple, name=title, seed=seed)
     sure, lengths = (
         calibration([s.prob_chosen for s in scores], seed=seed),
         length_figures(held.items, scores, seed=seed),
     )
     facts = {
         "baselines": {name: dataclasses.asdict(a) for name, a in baselines.items()},
+        "against_baselines": [dataclasses.asdict(c) for c in beside],
         "comparisons": [dataclasses.asdict(c) for c in comparisons],
         "subsets": {name: dataclasses.asdict(a) for name, a in accuracy_by(scores, "subset").items()},
         "calibration": dataclasses.asdict(sure),
@@ -91,12 +94,13 @@ def conclude(
         panels=panels,
         rows=rows,
         baselines=baselines,
-        comparisons=comparisons,
+        comparisons=[*comparisons, *beside],
         calibration={title: sure},
         run=run,
     )
     report.write(work / "report.html", data)
     console.print(accuracy_table(rows, baselines, title=f"{len(held.items):,} held-out pairs"))
+    console.print(verdict(beside), soft_wrap=True)
     for c in comparisons:
         console.print(c.words)
     console.print(length_table({title: lengths}))

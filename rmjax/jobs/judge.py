@@ -13,7 +13,7 @@ from rich.table import Table
 
 from rmjax.bounds import LAST_SEED, require
 from rmjax.errors import UserError
-from rmjax.evaluation.baselines import trivial
+from rmjax.evaluation.baselines import against, trivial, verdict
 from rmjax.evaluation.calibration import calibration
 from rmjax.evaluation.pairwise import accuracy, accuracy_by, from_verdicts
 from rmjax.evaluation.summary import Row, write_scores, write_summary
@@ -77,15 +77,19 @@ class JudgeJob:
         write_scores(work / "scores.jsonl", scores)
         figures = summary(judgments, items)
         row = Row.of(accuracy(scores), method="judge", labels=0, seed=self.seed, seconds=round(seconds, 3))
-        baselines = {name: accuracy(s) for name, s in trivial(items).items()}
+        simple = trivial(items)
+        baselines = {name: accuracy(s) for name, s in simple.items()}
+        beside = against(scores, simple, name=row.method, seed=self.seed)
         known = [s.prob_chosen for s in scores if s.prob_chosen is not None]
         facts: dict[str, Any] = {"judge": dataclasses.asdict(figures), "testbed": "real data", "schema": source.schema}
         facts["baselines"] = {name: dataclasses.asdict(a) for name, a in baselines.items()}
+        facts["against_baselines"] = [dataclasses.asdict(c) for c in beside]
         facts["calibration"] = dataclasses.asdict(calibration(known)) if known else None
         facts["subsets"] = {name: dataclasses.asdict(a) for name, a in accuracy_by(scores, "subset").items()}
         write_summary(work / "summary.json", [row], **without_nan(facts))
         provenance.finish(contract=judge.chat.contract())
         console.print(accuracy_table([row], baselines, title=f"{self.model.path} on {self.data.path}"))
+        console.print(verdict(beside), soft_wrap=True)
         console.print(judge_table(figures))
         if known:
             console.print(calibration_table({"judge": calibration(known)}))

@@ -97,9 +97,9 @@ class Curve:
 
 
 def plan_asymptote(plan: Plan) -> str:
-    """What the curve tends to, in words; or that it is no such curve."""
-    if plan.bent:
-        return plan.bent
+    """What the curve tends to, in words; or why that cannot be told."""
+    if plan.alike or plan.bent:
+        return plan.alike or plan.bent
     top = plan.asymptote
     return f"tends to {100 * top.value:.1f} % ({100 * top.low:.1f} to {100 * top.high:.1f})"
 

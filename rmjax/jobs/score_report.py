@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rmjax import json_file
 from rmjax.evaluation import report, rewardbench
-from rmjax.evaluation.baselines import trivial
+from rmjax.evaluation.baselines import against, trivial, verdict
 from rmjax.evaluation.calibration import calibration
 from rmjax.evaluation.calibrator import Calibrator
 from rmjax.evaluation.length import correlation, length_figures, pearson, spearman
@@ -77,7 +77,9 @@ def conclude_pairs(
     items, scores = result.items, result.all
     compared = [] if other is None else [compare(scores, other[1], names=("this model", other[0]), seed=seed)]
     row = Row.of(accuracy(scores), method="reward model", labels=result.labels, seed=seed, seconds=round(seconds, 3))
-    baselines = _accuracies(trivial(items))
+    simple = trivial(items)
+    baselines = _accuracies(simple)
+    beside = against(scores, simple, name=row.method, seed=seed)
     sets, tables = {}, {}
     for name, mine in result.scores.items():
         part, by = result.sets[name], accuracy_by(mine, "subset")
@@ -95,6 +97,7 @@ def conclude_pairs(
     subsets = rewardbench.subsets(scores)
     facts: dict[str, Any] = {
         "baselines": _plain(baselines),
+        "against_baselines": [dataclasses.asdict(c) for c in beside],
         "sets": sets,
         "calibrator": dataclasses.asdict(result.calibrator),
         "calibration": dataclasses.asdict(sure),
@@ -109,13 +112,14 @@ def conclude_pairs(
         testbed=f"pairs of {', '.join(result.sets)}",
         rows=[row],
         baselines=baselines,
-        comparisons=compared,
+        comparisons=[*compared, *beside],
         subsets={"reward model": tables} if len(tables) > 1 else {},
         calibration={"reward model": sure},
         run=run,
     )
     report.write(work / "report.html", data)
     console.print(accuracy_table([row], baselines, title=f"{result.model} on {', '.join(result.sets)}"))
+    console.print(verdict(beside), soft_wrap=True)
     if len(tables) > 1:
         console.print(accuracies_table(tables, title="by set and subset"))
     console.print(length_table({"reward model": figures}))

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rmjax.evaluation.baselines import trivial
+from rmjax.evaluation.baselines import against, trivial, verdict
 from rmjax.evaluation.calibration import calibration
 from rmjax.evaluation.length import length_figures
 from rmjax.evaluation.pairwise import ItemScore, accuracy, accuracy_by
@@ -35,10 +35,13 @@ def conclude(
     """Writes summary.json and the export's README.md, and prints the tables."""
     seconds = (work.done("train") or {}).get("seconds", 0.0)
     row = Row.of(accuracy(scores), method="reward model", labels=len(train), seed=seed, seconds=seconds)
-    baselines = {name: accuracy(s) for name, s in trivial(held, train).items()}
+    simple = trivial(held, train)
+    baselines = {name: accuracy(s) for name, s in simple.items()}
+    beside = against(scores, simple, name=row.method, seed=seed)
     sure, lengths = calibration([s.prob_chosen for s in scores], seed=seed), length_figures(held, scores, seed=seed)
     facts = {
         "baselines": {name: dataclasses.asdict(a) for name, a in baselines.items()},
+        "against_baselines": [dataclasses.asdict(c) for c in beside],
         "subsets": {name: dataclasses.asdict(a) for name, a in accuracy_by(scores, "subset").items()},
         "calibration": dataclasses.asdict(sure),
         "length": dataclasses.asdict(lengths),
@@ -47,6 +50,7 @@ def conclude(
     write_summary(work / "summary.json", [row], **without_nan(facts))
     card.write(work / "export", {"this model": row, **baselines}, run=run)
     console.print(accuracy_table([row], baselines, title=f"{len(held):,} held-out pairs"))
+    console.print(verdict(beside), soft_wrap=True)
     console.print(length_table({"reward model": lengths}))
     console.print(calibration_lines({"reward model": sure}))
     console.print(f"model: [bold]{work / 'export'}[/]   held out: {work / 'held_out.jsonl'}   {work / 'summary.json'}")

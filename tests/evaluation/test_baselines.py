@@ -8,8 +8,9 @@ import pytest
 
 from rmjax.errors import UserError
 from rmjax.evaluation import baselines
-from rmjax.evaluation.pairwise import accuracy
+from rmjax.evaluation.pairwise import accuracy, compare, from_scores
 from rmjax.records import Message, Preference
+from rmjax.statistics import holm
 
 
 def read(path) -> list[Preference]:
@@ -85,3 +86,17 @@ def test_trivial_leaves_the_trained_one_out_without_train_pairs():
     items = [pair(0, "ab", "a")]
     assert list(baselines.trivial(items)) == [baselines.LONGER, baselines.SHORTER]
     assert list(baselines.trivial(items, items)) == [baselines.LONGER, baselines.SHORTER, baselines.WORDS]
+
+
+@pytest.mark.parametrize(("right", "where"), [(30, "behind"), (56, "not distinguishable from"), (100, "ahead of")])
+def test_the_verdict_names_the_best_baseline(right, where):
+    """Of 100 items "shorter" has 60; a method that has fewer of the same is behind it."""
+    items = [pair(i, "a" * (1 if i < 60 else 3), "bb") for i in range(100)]
+    scores = from_scores(items, np.array([(float(i < right), 0.5) for i in range(100)]))
+    longer, shorter = found = baselines.against(scores, baselines.trivial(items), name="model", seed=0)
+    assert (longer.b, shorter.b) == (baselines.LONGER, baselines.SHORTER)
+    assert shorter.difference.value == pytest.approx(right / 100 - 0.6)
+    raw = [compare(scores, s, names=("a", "b")).p for s in (baselines.longer(items), baselines.shorter(items))]
+    assert [longer.p, shorter.p] == holm(raw)
+    assert baselines.verdict(found).startswith(f"model: {where} {baselines.SHORTER}: {right - 60:+.1f} points [")
+    assert "Holm for 2 baselines" in longer.over

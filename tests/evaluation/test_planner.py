@@ -99,6 +99,28 @@ def test_a_curve_of_another_form_is_not_continued():
     assert sum(bool(Plan(points(r), QUICK, seed=0).bent) for r in rows) <= 3
 
 
+@pytest.mark.parametrize("moves", [(0, 0, 0), (0, -0.02, -0.03), (0, 0.05, 0.1)])
+@pytest.mark.parametrize("apart", [(0, 0, 0), (0, 0.02, 0.04)])
+def test_draws_that_all_move_alike_show_no_noise(moves, apart):
+    """Neither stop nor go on, and no number of labels: the interval would have no width."""
+    plan = Plan(
+        points({50 * 2**i: {(d, 0): 0.6 + m + a for d, a in enumerate(apart)} for i, m in enumerate(moves)}),
+        QUICK,
+        seed=0,
+    )
+    step = plan.step()
+    assert step.advice == "cannot be told" and "all 3 runs move by the same" in step.words and "(no int" in step.words
+    assert plan.needed(0.8).finding == "alike" and plan.needed(0.8).labels is None
+    assert plan.needed(0.3).finding == ("reached" if any(apart) else "alike")
+    assert "no interval" in plan.budget(10, 1).words
+
+
+def test_a_curve_that_falls_is_given_the_width_of_its_slope():
+    rows = {n: {(d, 0): 0.6 - 0.03 * i + 0.003 * ((d + i) % 3) for d in range(6)} for i, n in enumerate((50, 100, 200))}
+    step = Plan(points(rows), QUICK, seed=0).step()
+    assert step.advice == "stop" and "(-3.0 points a doubling, -3." in step.words and "0.0 to 0.0" not in step.words
+
+
 def test_stop_rule():
     ended = Plan(points(simulated((0.7, 3, 0.9), (100, 200, 400, 800), 20, seed=0)), QUICK, seed=0)
     rising = Plan(points(simulated((0.95, 1.2, 0.25), (50, 100, 200), 20, seed=0)), QUICK, seed=0)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rmjax.statistics import Interval, crossed_interval, mcnemar, paired_bootstrap, t_interval, wilson
+from rmjax.statistics import Interval, crossed_interval, holm, mcnemar, paired_bootstrap, t_interval, wilson
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -60,6 +60,11 @@ def test_mcnemar_known_values():
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(10, 0) == pytest.approx(2 / 2**10)
     assert mcnemar(3, 3) == 1.0
+
+
+def test_holm_by_hand():
+    assert holm([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04]) and holm([]) == []
+    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([0.2]) == [0.2]
 
 
 def slow_bootstrap(x, samples, seed):

@@ -55,6 +55,8 @@ def test_the_summary_has_every_figure(scored):
     assert sum(s["n"] for s in summary["sets"]["a"]["subsets"].values()) == 8
     assert (summary["rows"][0]["n"], summary["rows"][0]["labels"]) == (12, 8)
     assert set(summary["baselines"]) == {"longer answer wins", "shorter answer wins"}
+    assert [c["b"] for c in summary["against_baselines"]] == list(summary["baselines"])
+    assert "p by Holm for 2 baselines" in (Path(scored.workdir) / "report.html").read_text()
     assert summary["calibrator"] == {"temperature": 1.0, "offset": 0.0, "length": 0.0}
     assert 0 <= summary["calibration"]["ece95"][0] <= summary["calibration"]["ece"]
     assert {"pearson", "spearman", "within", "strata", "controlled"} == set(summary["length"])

@@ -35,6 +35,9 @@ def test_the_run_leaves_its_files(trained):
     assert (row["method"], row["labels"], row["n"]) == ("reward model", 8, 12)
     assert row["ci95"][0] <= row["accuracy"] <= row["ci95"][1]
     assert {"longer answer wins", "shorter answer wins", "bag of words, prompt-blind"} == set(summary["baselines"])
+    assert {(c["a"], c["b"]) for c in summary["against_baselines"]} == {
+        (row["method"], b) for b in summary["baselines"]
+    }
     run = json.loads((work / "run.json").read_text())
     assert run["contract"]["template"] == "chat" and run["seconds"] > 0
     spent = run["spent"]
