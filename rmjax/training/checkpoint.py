@@ -4,7 +4,8 @@ A folder appears under its name only when it is whole. Orbax notices files that 
 byte, so checksums of the state and of what is kept beside it are kept too.
 
 With several processes every one of them calls every method; one of them renames and deletes. Each reads its parts by
-itself, and all go on or back together: one that cannot read its own leaves no other one waiting.
+itself, and all go on or back together: one whose files are broken leaves no other one waiting. What is no damage (no
+memory, a device's failure) ends its process, and the others when they notice.
 """
 
 from __future__ import annotations

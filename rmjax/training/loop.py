@@ -330,6 +330,8 @@ def _settings(
     free = {f"train.{name}" for name in FREE}
     fields = {k: v for at, part in parts.items() for k, v in describe(part, at).items() if k not in free}
     found = {"data": fingerprint(groups), "initial parameters": f"{checksum(params):08x}"}
+    if train.freeze or train.head_only:
+        found["state"] = "no moments of what is frozen"  # earlier checkpoints had them: other settings, not damage
     more = {"held-out data": held, "unlabelled": unlabelled}
     return {**fields, **found, **{name: fingerprint(them) for name, them in more.items() if them}}
 
